@@ -1,0 +1,1 @@
+"""Readers of the training data formats, labels and batches, and the synthetic pages."""

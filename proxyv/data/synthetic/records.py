@@ -1,0 +1,54 @@
+"""Training pages as LLaVA records and as glyph labels."""
+
+from typing import Any
+
+import numpy as np
+
+from proxyv.data.synthetic.page import Page, Turn
+from proxyv.data.synthetic.vocabulary import TRANSCRIBE
+
+Record = dict[str, Any]
+IMAGE_PREFIX = "<image>\n"
+
+
+def image_record(name: str, image: str, page: Page, turns: list[Turn]) -> Record:
+    """A conversation about the picture at `image`, a path relative to the image folder."""
+    conversations = _conversations(turns, first_prefix=IMAGE_PREFIX)
+    return {"id": name, "image": image, "data_source": page.kind, "conversations": conversations}
+
+
+def caption_record(name: str, image: str, page: Page) -> Record:
+    """The transcript as the picture's caption."""
+    return image_record(name, image, page, [(TRANSCRIBE, page.transcript)])
+
+
+def text_record(name: str, page: Page, turns: list[Turn]) -> Record:
+    """The same look-ups without a picture: the whole grid, blanks included, stands before the first question.
+
+    So characters and gaps come in the order in which the patches of the picture come.
+    """
+    conversations = _conversations(turns, first_prefix="\n".join(page.grid) + "\n")
+    return {"id": name, "data_source": page.kind, "conversations": conversations}
+
+
+def glyph_record(name: str, image: str, page: Page) -> Record:
+    """Which character stands in each cell."""
+    return {"id": name, "image": image, "grid": page.grid}
+
+
+def pick_turns(page: Page, count: int, rng: np.random.Generator, *, transcribe: bool = False) -> list[Turn]:
+    """Up to `count` of the page's turns in random order; `transcribe` adds transcription to the choice."""
+    turns = list(page.turns)
+    transcription = (TRANSCRIBE, page.transcript)
+    if transcribe and transcription not in turns:
+        turns.append(transcription)
+    return [turns[place] for place in rng.permutation(len(turns))[:count]]
+
+
+def _conversations(turns: list[Turn], *, first_prefix: str) -> list[dict[str, str]]:
+    messages = []
+    for place, (question, answer) in enumerate(turns):
+        prefix = first_prefix if place == 0 else ""
+        messages.append({"from": "human", "value": prefix + question})
+        messages.append({"from": "gpt", "value": answer})
+    return messages
