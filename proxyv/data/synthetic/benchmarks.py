@@ -46,8 +46,8 @@ class Benchmark:
             page = make_page(self.kind, index, spec, seed=seed, split="test")
             turns = [turn for turn in page.turns if self.may_ask(index, turn)]
             turn = turns[stream(seed, "test", self.kind, index, "question").integers(len(turns))]
-            common = {"image": page.image, "question": turn[0]}
-            rows.append(common | self.row(str(index), page, turn))
+            row = {"image": page.image, "question": turn[0]} | self.row(str(index), page, turn)
+            rows.append({column: row[column] for column in self.columns})
         return datasets.Dataset.from_list(rows, features=datasets.Features(self.columns))
 
     def write(self, path: Path, spec: PageSpec, *, seed: int, pages: int) -> int:

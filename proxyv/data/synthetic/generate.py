@@ -51,7 +51,7 @@ def make_page(
     """Page `index` of a kind: a pure function of its arguments (and of the versions of NumPy and Pillow).
 
     Training and test pages never share their content: every transcript belongs to one split by its checksum,
-    and content is drawn again until it belongs to `split`. That holds across seeds, sizes and numbers of pages.
+    and content is drawn again until it belongs to `split`. That holds across seeds, sizes and page counts.
     Raises `UserError` for an unknown kind, or a negative seed or index.
     """
     if kind not in KINDS:
