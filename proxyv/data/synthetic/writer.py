@@ -77,9 +77,7 @@ def write_pages(
         "rows": rows,
         "columns": columns,
         "cell": cell,
-        "difficulty": {
-            name: list(knob) if isinstance(knob, tuple) else knob for name, knob in asdict(knobs).items()
-        },
+        "difficulty": _as_json(asdict(knobs)),
         "seed": seed,
         "turns_per_page": turns_per_page,
     }
@@ -89,17 +87,26 @@ def write_pages(
     partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
     try:
         counts = _write_training(partial, spec, arguments) | _write_benchmarks(partial, spec, arguments)
-        meta = {
-            "arguments": arguments,
-            "counts": counts,
-            "alphabet": ALPHABET,
-            "question_words": list(QUESTION_WORDS),
-            "text_characters": TEXT_CHARACTERS,
-        }
+        meta = _meta(arguments, counts)
         _write_json(partial / META, meta, indent=2)
         return _put_in_place(partial, root, meta)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _meta(arguments: Meta, counts: dict[str, int]) -> Meta:
+    return {
+        "arguments": arguments,
+        "counts": counts,
+        "alphabet": ALPHABET,
+        "question_words": list(QUESTION_WORDS),
+        "text_characters": TEXT_CHARACTERS,
+    }
+
+
+def _as_json(value: Any) -> Any:
+    """The value as it reads back from a JSON file, tuples as lists, so that both compare equal."""
+    return json.loads(json.dumps(value))
 
 
 def _check_arguments(arguments: Meta) -> None:
