@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Style, types and tests. Needs Python and git only. Arguments go to pytest, e.g. scripts/test.sh tests/unit -k layout
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+proxyv_environment dev
+cd "$PROXYV_ROOT"
+python -m ruff check .
+python -m ruff format --check .
+python -m mypy proxyv
+# One thread a worker: two workers with a thread pool each would fight over the cores. worksteal keeps neighbouring
+# tests, which share fixtures, on one worker and still evens out the end.
+OMP_NUM_THREADS=1 python -m pytest -n "${PROXYV_TEST_WORKERS:-2}" --dist worksteal "$@"

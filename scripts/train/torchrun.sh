@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Train on one machine: scripts/train/torchrun.sh RECIPE [overrides], e.g. … --method.start_layer 16
+#   NPROC   processes to start (default: the number of GPUs, or 1)
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
+[ $# -ge 1 ] || _fail "usage: scripts/train/torchrun.sh RECIPE [overrides]"
+
+proxyv_environment train
+python -m torch.distributed.run --standalone --nproc_per_node "${NPROC:-$(proxyv_processes)}" -m proxyv train "$@"

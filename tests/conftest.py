@@ -1,0 +1,49 @@
+"""Fixtures and settings for all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+# Read once by the libraries when they are imported, so set before any test module is. Child processes inherit them.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    WANDB_MODE="disabled",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+)
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_items = [item for item in items if "gpu" in item.keywords]
+    if not gpu_items:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The folder of recorded golden tensors: PROXYV_GOLDEN_DIR, or shared/golden beside the checkout."""
+    named = os.environ.get("PROXYV_GOLDEN_DIR")
+    folder = Path(named) if named else REPO.parent / "shared" / "golden"
+    if folder.is_dir():
+        return folder
+    if named:  # a slip in a path that somebody typed must not pass as a skip
+        pytest.fail(f"PROXYV_GOLDEN_DIR={named} is no folder")
+    pytest.skip(f"no golden tensors: {folder} is no folder and PROXYV_GOLDEN_DIR is not set")
