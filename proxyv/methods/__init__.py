@@ -1,0 +1,46 @@
+"""Methods, found by looking in this folder: one module, one `Method` subclass, one `name`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from proxyv.config import from_mapping, suggest
+from proxyv.errors import UserError
+from proxyv.methods.base import Method
+
+__all__ = ["Method", "describe_method", "make_method", "method_classes"]
+
+
+@cache
+def method_classes() -> dict[str, type[Method]]:
+    """Every method of this folder by its name."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return {found.name: found for found in _descendants(Method) if found.name}
+
+
+def _descendants(parent: type[Method]) -> list[type[Method]]:
+    return [found for child in parent.__subclasses__() for found in (child, *_descendants(child))]
+
+
+def make_method(fields: Mapping[str, Any], source: str = "method") -> Method:
+    """The method that `{"name": …, field: value, …}` describes; fields left out keep their defaults.
+
+    Raises UserError for an unknown name or field, naming the nearest known one.
+    """
+    values = {str(key): value for key, value in fields.items()}
+    name = values.pop("name", None)
+    if name not in method_classes():
+        raise UserError(f"{source}: unknown method.name '{name}'{suggest(str(name), method_classes())}")
+    method: Method = from_mapping(method_classes()[name], values, f"{source}: method '{name}'")
+    return method
+
+
+def describe_method(method: Method) -> dict[str, Any]:
+    """The inverse of `make_method`, with every field written out."""
+    return {"name": method.name, **dataclasses.asdict(method)}

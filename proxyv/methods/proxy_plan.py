@@ -1,0 +1,162 @@
+"""What proxy layers need for one prefill: where proxies stand, which rows ask, what each may see.
+
+Letters: B samples, L rows, M proxy rows per sample (padded), E = L + M, C crops of the batch, P vision tokens and
+p proxies per crop, Q query rows per sample (padded).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from proxyv.model.attention import mask_for
+from proxyv.model.layout import Layout
+
+
+@dataclass(frozen=True)
+class QueryRows:
+    """The rows that go through attention and FFN in one layer, and the way back to all rows."""
+
+    index: torch.Tensor  # (B, Q) flat rows; padding slots repeat a real row
+    vision_rows: torch.Tensor  # (C, P) flat rows
+    source: torch.Tensor  # (rows,) for each flat row its place in [vision rows | query rows | zero row]
+    mask: torch.Tensor  # (B, 1, Q, K), as the back-end reads it
+    cos: torch.Tensor  # (B, Q, head size) rotary tables of the queries
+    sin: torch.Tensor
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """(B, K, D) → the query rows (B, Q, D)."""
+        return rows.flatten(0, 1)[self.index]
+
+    def scatter(self, vision: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """Put vision rows (C, P, D) and query rows (B, Q, D) back: (B, K, D). Padding rows become zero."""
+        parts = [vision.flatten(0, 1), queries.flatten(0, 1), queries.new_zeros(1, queries.shape[-1])]
+        return torch.cat(parts)[self.source].view(queries.shape[0], -1, queries.shape[-1])
+
+
+@dataclass
+class ProxyPlan:
+    """One prefill's plan. `splat` is filled in by the start layer (non-spatial proxies only)."""
+
+    length: int  # L
+    proxy_source: torch.Tensor  # (B, M) place of each proxy row in [proxies of all crops | zero row]
+    proxy_slots: torch.Tensor  # (C, p) place of each proxy among the flat query rows (B · Q)
+    middle: QueryRows  # text, newlines and proxies ask
+    last: QueryRows  # text and newlines ask; there are no proxies any more
+    cos: torch.Tensor  # (B, E, head size) rotary tables of all rows
+    sin: torch.Tensor
+    splat: torch.Tensor | None = None  # (C, P, p)
+
+    def append(self, hidden: torch.Tensor, proxies: torch.Tensor) -> torch.Tensor:
+        """Put proxies (C, p, D) behind the rows (B, L, D): (B, E, D)."""
+        pool = torch.cat([proxies.flatten(0, 1), proxies.new_zeros(1, proxies.shape[-1])])
+        return torch.cat([hidden, pool[self.proxy_source]], 1)
+
+
+class _Rows(NamedTuple):
+    """All E rows of a batch, tensors (B, E)."""
+
+    position: torch.Tensor
+    valid: torch.Tensor
+    is_vision: torch.Tensor
+    is_proxy: torch.Tensor
+
+
+def make_proxy_plan(
+    layout: Layout, proxies_per_crop: int, rotary: torch.nn.Module, back_end: str, like: torch.Tensor
+) -> ProxyPlan:
+    """Derive the plan from the layout.
+
+    Args:
+        proxies_per_crop: p.
+        rotary: the LLM's rotary embedding module.
+        back_end: attention back-end, decides the form of the masks.
+        like: the input embeddings; tensors take their device, masks and tables their dtype.
+    """
+    slots, rows = _place_proxies(layout, proxies_per_crop)
+    samples, length, width = layout.batch_size, layout.length, rows.position.shape[1]
+    offsets = torch.arange(samples, device=slots.device)[:, None]
+    sample_of_crop = layout.sample_of_crop[:, None]
+    proxy_source = torch.full((samples, width - length), slots.numel(), device=slots.device)
+    proxy_source[sample_of_crop, slots] = torch.arange(slots.numel(), device=slots.device).view_as(slots)
+
+    others, others_valid = _compact(layout.valid & ~layout.is_vision)
+    proxy_index = torch.arange(length, width, device=slots.device).expand(samples, -1)
+    asking = torch.cat([others, proxy_index], 1)
+    asking_valid = torch.cat([others_valid, rows.valid[:, length:]], 1)
+    cos, sin = rotary(like, rows.position.to(like.device))
+
+    def query_rows(index: torch.Tensor, valid: torch.Tensor, keys: int) -> QueryRows:
+        vision = layout.vision_rows % length + sample_of_crop * keys
+        flat = index + offsets * keys
+        visible = _visible(rows, index, keys) | ~valid[:, :, None]  # padding slots: any finite result will do
+        on = index.to(like.device)[..., None].expand(-1, -1, cos.shape[-1])
+        return QueryRows(
+            flat.to(like.device),
+            vision.to(like.device),
+            _source(flat, valid, vision, samples * keys).to(like.device),
+            mask_for(visible[:, None].to(like.device), back_end, like.dtype),
+            cos.gather(1, on),
+            sin.gather(1, on),
+        )
+
+    return ProxyPlan(
+        length,
+        proxy_source.to(like.device),
+        (sample_of_crop * asking.shape[1] + others.shape[1] + slots).to(like.device),
+        query_rows(asking, asking_valid, width),
+        query_rows(others, others_valid, length),
+        cos,
+        sin,
+    )
+
+
+def _place_proxies(layout: Layout, proxies_per_crop: int) -> tuple[torch.Tensor, _Rows]:
+    """Slots (C, p) of the proxies behind their sample's rows, and what all E rows are.
+
+    Proxies of an image stand at consecutive positions over all its crops, from the image's first position on
+    (arXiv 2505.15816, public code)."""
+    device = layout.vision_rows.device
+    sample = layout.sample_of_crop
+    crop_in_sample = torch.arange(len(sample), device=device) - torch.searchsorted(sample, sample)
+    step = torch.arange(proxies_per_crop, device=device)
+    slots = crop_in_sample[:, None] * proxies_per_crop + step
+    count = int(slots.max()) + 1
+    position = torch.zeros(layout.batch_size, count, dtype=torch.long, device=device)
+    valid = torch.zeros_like(position, dtype=torch.bool)
+    within_image = layout.crop_in_image[:, None] * proxies_per_crop + step
+    position[sample[:, None], slots] = layout.start_of_image[:, None] + within_image
+    valid[sample[:, None], slots] = True
+    nothing = torch.zeros_like(valid)
+    return slots, _Rows(
+        torch.cat([layout.position_ids, position], 1),
+        torch.cat([layout.valid, valid], 1),
+        torch.cat([layout.is_vision, nothing], 1),
+        torch.cat([torch.zeros_like(layout.valid), ~nothing], 1),
+    )
+
+
+def _compact(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row numbers of the chosen rows of (B, L), moved to the front: (B, Q) and which of them are real."""
+    count = int(chosen.sum(1).max())
+    index = (~chosen).int().argsort(dim=1, stable=True)[:, :count]
+    return index, chosen.gather(1, index)
+
+
+def _visible(rows: _Rows, index: torch.Tensor, keys: int) -> torch.Tensor:
+    """(B, Q, keys) bool: the visibility table of the released code. A proxy never sees full tokens, text and
+    newlines never see proxies; everything else is causal by position."""
+    before = rows.position[:, None, :keys] <= rows.position.gather(1, index)[:, :, None]
+    asks_as_proxy = rows.is_proxy.gather(1, index)[:, :, None]
+    hidden = torch.where(asks_as_proxy, rows.is_vision[:, None, :keys], rows.is_proxy[:, None, :keys])
+    return before & rows.valid[:, None, :keys] & ~hidden
+
+
+def _source(flat: torch.Tensor, valid: torch.Tensor, vision: torch.Tensor, total: int) -> torch.Tensor:
+    """(total,) for each flat row its place in [vision rows | query rows | zero row]."""
+    source = torch.full((total,), vision.numel() + flat.numel(), device=flat.device)
+    source[vision.flatten()] = torch.arange(vision.numel(), device=flat.device)
+    source[flat[valid]] = vision.numel() + torch.arange(flat.numel(), device=flat.device)[valid.flatten()]
+    return source

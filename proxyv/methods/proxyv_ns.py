@@ -1,0 +1,65 @@
+"""ProxyV, non-spatial: learned queries pool the vision tokens of a crop into proxies and spread them back.
+
+Paper: arXiv 2505.15816, section "non-spatial ProxyV"; details from the authors' public code at commit 42d6d97
+(`learn_proxy`). One matrix of scores between queries and vision tokens serves both ways: a softmax over the vision
+tokens pools, a softmax over the proxies splats.
+Deviations: as in proxyv.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from proxyv.errors import UserError
+from proxyv.methods.proxyv import ProxyMethod
+
+
+@dataclass(frozen=True)
+class NonSpatialProxyV(ProxyMethod):
+    """Learned proxies; works for any number of vision tokens per crop."""
+
+    name: ClassVar[str] = "proxyv_ns"
+
+    queries: int = 36  # proxies per crop
+
+    def proxies_per_crop(self, side: int) -> int:
+        return self.queries
+
+    def make_initializer(self, hidden_size: int, side: int) -> nn.Module:
+        return LearnedProxies(hidden_size, hidden_size // self.hidden_ratio, self.queries)
+
+    def context(
+        self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, side: int
+    ) -> torch.Tensor:
+        return project(splat @ proxies)
+
+    def check(self, text_config: PreTrainedConfig, side: int) -> None:
+        super().check(text_config, side)
+        if not 1 <= self.queries <= side**2:
+            raise UserError(
+                f"method.queries: {self.queries} must lie between 1 and the {side**2} vision tokens of a crop"
+            )
+
+
+class LearnedProxies(nn.Module):
+    """Queries (p, d) against projected vision tokens."""
+
+    def __init__(self, hidden_size: int, query_size: int, queries: int):
+        super().__init__()
+        self.queries = nn.Parameter(torch.empty(queries, query_size))
+        self.key_proj = nn.Linear(hidden_size, query_size, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The authors' initial scale, randn / √(4 d)."""
+        nn.init.normal_(self.queries, std=(4 * self.queries.shape[1]) ** -0.5)
+
+    def forward(self, vision: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(C, P, D) → proxies (C, p, D), splat weights (C, P, p)."""
+        scores = self.queries @ self.key_proj(vision).transpose(1, 2) * self.queries.shape[1] ** -0.5
+        return scores.softmax(-1) @ vision, scores.transpose(1, 2).softmax(-1)

@@ -1,0 +1,113 @@
+"""From a recipe to a model and its processor."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from proxyv.config import Recipe, VisionSpec
+from proxyv.data.synthetic import QUESTION_WORDS, TEXT_CHARACTERS
+from proxyv.errors import UserError
+from proxyv.model.character_tokenizer import make_character_tokenizer
+from proxyv.model.configuration import ProxyVConfig, sub_config
+from proxyv.model.image_processing import ProxyVImageProcessor
+from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.processing import ProxyVProcessor, chat_template
+from proxyv.model.vision import grid_side
+
+# The authors' grids in crops (columns, rows): at 336 px, 336×672, 672×336, 672×672, 1008×336, 336×1008.
+PAPER_GRID = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
+
+
+def build_config(recipe: Recipe, image_token_id: int | None = None) -> ProxyVConfig:
+    """The model's configuration. `image_token_id` defaults to the first id beyond the LLM's vocabulary."""
+    text = sub_config(recipe.llm.config, "llm.config")
+    config = ProxyVConfig(
+        text_config=text,
+        vision_config=sub_config(recipe.vision.config, "vision.config"),
+        method=recipe.method,
+        image_token_id=text.vocab_size if image_token_id is None else image_token_id,
+        feature_layer=recipe.vision.feature_layer,
+    )
+    config._attn_implementation = recipe.attention
+    return config
+
+
+def build_model(
+    recipe: Recipe, *, image_token_id: int | None = None, device: str = "cpu", weights: bool = True
+) -> ProxyVForConditionalGeneration:
+    """The recipe's model.
+
+    Args:
+        device: "meta" builds shapes only, of any size, in seconds.
+        weights: load the pretrained tower and LLM that the recipe names; else everything is random.
+
+    Raises UserError where a field does not fit, or a pretrained part cannot be found.
+    """
+    config = build_config(recipe, image_token_id)
+    place: Any = torch.device(device) if device == "meta" else contextlib.nullcontext()
+    with place:
+        model = ProxyVForConditionalGeneration(config)
+    if weights and device != "meta":
+        _load_part(model.vision_tower, AutoModel, recipe.vision.pretrained, "vision.pretrained")
+        _load_part(model.language_model, AutoModelForCausalLM, recipe.llm.pretrained, "llm.pretrained")
+    return model if device in ("cpu", "meta") else model.to(device)
+
+
+def _load_part(part: torch.nn.Module, auto_class: Any, source: str | None, field: str) -> None:
+    """Copy pretrained weights into a part; modules that a method added keep their fresh weights."""
+    if source is None:
+        return
+    try:
+        loaded = auto_class.from_pretrained(source)
+    except OSError as error:
+        raise UserError(
+            f"{field}: '{source}' cannot be loaded; give a folder or a reachable hub id"
+        ) from error
+    if loaded.config.model_type == "clip":
+        loaded = loaded.vision_model
+    result = part.load_state_dict(loaded.state_dict(), strict=False)
+    own = {name for name, _ in part.named_parameters()} - {name for name, _ in loaded.named_parameters()}
+    missing = set(result.missing_keys) - own
+    if missing or result.unexpected_keys:
+        raise UserError(
+            f"{field}: '{source}' does not fit the configuration; missing {sorted(missing)}, "
+            f"unused {sorted(result.unexpected_keys)}"
+        )
+
+
+def build_processor(recipe: Recipe) -> ProxyVProcessor:
+    """The recipe's processor: tokenizer with its padding token, chat template, image settings."""
+    tokenizer = _tokenizer(recipe)
+    if recipe.llm.pad_token is not None:
+        tokenizer.pad_token = recipe.llm.pad_token
+    return ProxyVProcessor(image_processor(recipe.vision), tokenizer, chat_template(recipe.llm.chat_template))
+
+
+def image_processor(vision: VisionSpec) -> ProxyVImageProcessor:
+    config = sub_config(vision.config, "vision.config")
+    return ProxyVImageProcessor(
+        crop_size=config.image_size,
+        tokens_per_crop=grid_side(config) ** 2,
+        image_mode=vision.image_mode,
+        grid=vision.grid or PAPER_GRID,
+        image_mean=vision.image_mean,
+        image_std=vision.image_std,
+    )
+
+
+def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
+    source = recipe.llm.tokenizer or recipe.llm.pretrained
+    if source == "characters":
+        return make_character_tokenizer(TEXT_CHARACTERS, QUESTION_WORDS)
+    if source is None:
+        raise UserError("llm.tokenizer: name a tokenizer (hub id, folder, or 'characters')")
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"llm.tokenizer: '{source}' cannot be loaded; give a folder or a reachable hub id"
+        ) from error

@@ -1,0 +1,131 @@
+"""From a picture to its crops: any-resolution splitting or square padding, then normalisation.
+
+Source: LLaVA-NeXT's any-resolution preprocessing as the published ProxyV runs it (arXiv 2505.15816).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from proxyv.config import suggest
+from proxyv.errors import UserError
+
+IMAGE_MODES = ("anyres", "pad")
+
+
+class ProxyVImageProcessor(BaseImageProcessor):
+    """Pictures → normalised square crops.
+
+    Args:
+        crop_size: S, pixels per side of a crop.
+        tokens_per_crop: vision tokens that the model makes of one crop; the processor counts placeholders by it.
+        image_mode: "anyres": crop 0 is the whole picture squashed to S × S, the rest come from the grid that keeps
+            most of it; "pad": one crop, padded to a square with the mean colour.
+        grid: anyres: allowed (columns, rows), in crops.
+        image_mean, image_std: normalisation per channel, for values in 0…1.
+    """
+
+    model_input_names = ["pixel_values", "crops_per_image"]
+
+    def __init__(
+        self,
+        crop_size: int = 336,
+        tokens_per_crop: int = 576,
+        image_mode: str = "anyres",
+        grid: Sequence[Sequence[int]] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)),
+        image_mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
+        image_std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if image_mode not in IMAGE_MODES:
+            raise UserError(f"vision.image_mode: '{image_mode}' is unknown{suggest(image_mode, IMAGE_MODES)}")
+        if image_mode == "anyres" and not grid:
+            raise UserError("vision.grid: anyres needs at least one (columns, rows) pair")
+        self.crop_size = crop_size
+        self.tokens_per_crop = tokens_per_crop
+        self.image_mode = image_mode
+        self.grid = [list(pair) for pair in grid]
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    def __call__(
+        self, images: Sequence[Image.Image], image_mode: str | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """Crops of several pictures.
+
+        Args:
+            images: PIL pictures of any mode and size.
+            image_mode: overrides the saved mode for this call.
+
+        Returns `pixel_values` (C, 3, S, S) float32 and `crops_per_image`, a list of ints, in the order given.
+        """
+        crops = [self.crops(image, image_mode) for image in images]
+        flat = [crop for of_image in crops for crop in of_image]
+        return BatchFeature(
+            {
+                "pixel_values": torch.from_numpy(self.normalise(np.stack(flat))),
+                "crops_per_image": [len(of_image) for of_image in crops],
+            }
+        )
+
+    def crops(self, image: Image.Image, image_mode: str | None = None) -> list[np.ndarray]:
+        """One picture's crops, each (S, S, 3) uint8."""
+        size, image = self.crop_size, image.convert("RGB")
+        if (image_mode or self.image_mode) == "pad":
+            colour = tuple(int(255 * mean) for mean in self.image_mean)
+            side = max(image.size)
+            return [np.asarray(_centred(image, (side, side), colour).resize((size, size), Image.BICUBIC))]
+        columns, rows = best_grid(image.size, [(c, r) for c, r in self.grid], size)
+        target = (columns * size, rows * size)
+        page = _centred(image.resize(fitted_size(image.size, target), Image.BICUBIC), target, (0, 0, 0))
+        boxes = [
+            (c * size, r * size, (c + 1) * size, (r + 1) * size) for r in range(rows) for c in range(columns)
+        ]
+        whole = image.resize((size, size), Image.BICUBIC)
+        return [np.asarray(crop) for crop in (whole, *(page.crop(box) for box in boxes))]
+
+    def normalise(self, crops: np.ndarray) -> np.ndarray:
+        """(C, S, S, 3) uint8 → (C, 3, S, S) float32."""
+        scaled = (crops.astype(np.float64) * (1 / 255)).astype(np.float32)
+        mean, std = np.float32(self.image_mean), np.float32(self.image_std)
+        return np.ascontiguousarray(((scaled - mean) / std).transpose(0, 3, 1, 2))
+
+
+def best_grid(size: tuple[int, int], grids: Sequence[tuple[int, int]], crop_size: int) -> tuple[int, int]:
+    """The (columns, rows) that keeps most of a (width, height) picture; ties: least waste, then first listed."""
+    width, height = size
+
+    def merit(grid: tuple[int, int]) -> tuple[int, int]:
+        target_width, target_height = grid[0] * crop_size, grid[1] * crop_size
+        scale = min(target_width / width, target_height / height)
+        kept = min(int(width * scale) * int(height * scale), width * height)
+        return kept, kept - target_width * target_height
+
+    return max(grids, key=merit)
+
+
+def fitted_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Largest (width, height) within `target` that keeps the aspect ratio; the free side is rounded up."""
+    (width, height), (target_width, target_height) = size, target
+    wide, high = target_width / width, target_height / height
+    if wide < high:
+        return target_width, min(math.ceil(height * wide), target_height)
+    return min(math.ceil(width * high), target_width), target_height
+
+
+def _centred(image: Image.Image, size: tuple[int, int], colour: tuple[int, ...]) -> Image.Image:
+    """The picture on a canvas of `size`, offsets rounded down."""
+    if image.size == size:
+        return image
+    canvas = Image.new("RGB", size, colour)
+    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return canvas

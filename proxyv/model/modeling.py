@@ -1,0 +1,341 @@
+"""The model: crops → tower → projector → rows of the LLM → logits or loss.
+
+Read `forward` first; the rooms it calls are vision.py (tower and projector), layout.py (which row is what),
+families.py and proxyv/methods/ (the layers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, initialization
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import ModelOutput
+
+from proxyv.errors import UserError
+from proxyv.methods import Method, describe_method, make_method
+from proxyv.model.attention import mask_for
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.layout import Layout, make_layout
+from proxyv.model.vision import Projector, grid_side, patch_features
+
+# How a recipe's module groups map to parameters; the first prefix or submodule name that fits decides.
+MODULE_GROUPS = ("tower", "projector", "newline", "method", "llm")
+
+
+@dataclass
+class ProxyVOutput(ModelOutput):
+    """`loss` (scalar, only with labels), `logits` (B, kept rows, vocabulary; None with labels), and the cache."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """A vision tower, a projector, a causal LM, and one method. Images enter as `pixel_values` plus placeholders
+    in `input_ids`, as `ProxyVProcessor` makes them."""
+
+    config_class = ProxyVConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _supports_flash_attn = False
+    _skip_keys_device_placement = ["past_key_values"]
+
+    def __init__(self, config: ProxyVConfig):
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.projector = Projector(config.vision_config.hidden_size, config.text_config.hidden_size)
+        self.image_newline = nn.Parameter(torch.zeros(config.text_config.hidden_size))
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.method: Method = make_method(config.method, "config")
+        self._install_method()
+        self.post_init()
+
+    # ── construction ────────────────────────────────────────────────────────────────────────────────────────────
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Hugging Face's `from_pretrained`, but missing, unused or misshapen weights are an error, not a warning.
+
+        Raises UserError that lists them.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        bad = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind != "error_msgs"}
+        if bad:
+            listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(keys)}" for kind, keys in bad.items())
+            raise UserError(f"{path}: the weights do not fit the configuration: {listed}")
+        return (model, info) if wants_info else model
+
+    def switch_method(self, fields: dict[str, Any]) -> None:
+        """Switch a method on for a model that was trained without one; its new modules get fresh weights.
+
+        Raises UserError where the model already has another method, or the fields do not fit it.
+        """
+        wanted = make_method(fields)
+        if wanted == self.method:
+            return
+        if self.method != make_method({"name": "full"}):
+            raise UserError(
+                f"method: the model already has '{describe_method(self.method)}'; start from one trained as 'full'"
+            )
+        like = self.language_model.get_input_embeddings().weight
+        self.method = wanted
+        self.config.method = describe_method(wanted)
+        self._install_method()
+        self.to(device=like.device, dtype=like.dtype)
+
+    def _install_method(self) -> None:
+        side = grid_side(self.config.vision_config)
+        self.method.check(self.config.text_config, side)
+        self.method.install(self.language_model, side)
+        self.config.method = describe_method(self.method)
+
+    @torch.no_grad()
+    @initialization.guard_torch_init_functions()
+    def initialize_weights(self) -> None:
+        """Projector and method modules keep torch's own initial scale, as the published code has it; the LLM's
+        and the tower's modules keep theirs."""
+        for name, module in self.named_modules():
+            group = self.module_group(name)
+            if group in ("projector", "method") and not getattr(module, "_is_hf_initialized", False):
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+                    module._is_hf_initialized = True
+        super().initialize_weights()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if module is self:
+            initialization.normal_(self.image_newline, std=self.image_newline.numel() ** -0.5)
+        else:
+            super()._init_weights(module)
+
+    def module_group(self, name: str) -> str:
+        """The recipe's module group ("tower", "projector", "newline", "method", "llm") of a parameter or module."""
+        if any(part in self.method.modules for part in name.split(".")):
+            return "method"
+        first = name.split(".")[0]
+        return {"vision_tower": "tower", "projector": "projector", "image_newline": "newline"}.get(
+            first, "llm"
+        )
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model.model
+
+    # ── the forward pass ────────────────────────────────────────────────────────────────────────────────────────
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        crops_per_image: torch.Tensor | Sequence[int] | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> ProxyVOutput:
+        """One pass over a prompt (with or without images) or one decoding step.
+
+        Args:
+            input_ids: (B, L) int64; an image takes crops · (P + 1) placeholder ids.
+            attention_mask: (B, L or cached + L), 0 at padding.
+            pixel_values: (C, 3, S, S) normalised crops of all images of the batch, in reading order.
+            crops_per_image: number of crops of each image.
+            labels: (B, L), −100 where not supervised; logits are then computed only where needed.
+            logits_to_keep: number of last rows that get logits (0: all), or their indices.
+            num_items_in_batch: supervised tokens of the global batch, for an exact mean under accumulation.
+
+        Raises UserError where placeholders and images do not match.
+        """
+        plan = None
+        if pixel_values is not None:
+            layout = self._layout(input_ids, attention_mask, crops_per_image, past_key_values)
+            inputs_embeds = self._embed(input_ids, self.project(pixel_values), layout)
+            plan = self.method.plan(self.language_model, layout, inputs_embeds)
+            position_ids = layout.position_ids.to(inputs_embeds.device)
+            attention_mask = self._stock_mask(layout, inputs_embeds)
+        elif inputs_embeds is None:
+            inputs_embeds = self._touch(self._embed_text(input_ids))
+        if plan is not None:
+            kwargs["vision_plan"] = plan
+        outputs = self.language_model.model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        head = self.get_output_embeddings()
+        if labels is not None:
+            loss = supervised_loss(head, hidden, labels, num_items_in_batch)
+            return ProxyVOutput(loss=loss, past_key_values=outputs.past_key_values)
+        rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return ProxyVOutput(
+            logits=head(hidden[:, rows]),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Crops (C, 3, S, S) → vision tokens (C, P, D)."""
+        weight = self.projector.up.weight
+        features = patch_features(
+            self.vision_tower, pixel_values.to(weight.device, weight.dtype), self.config.feature_layer
+        )
+        return self.projector(features)
+
+    def _layout(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        crops_per_image: torch.Tensor | Sequence[int] | None,
+        cache: Cache | None,
+    ) -> Layout:
+        if input_ids is None or crops_per_image is None:
+            raise UserError(
+                "pixel_values need input_ids and crops_per_image; use ProxyVProcessor's output whole"
+            )
+        if cache is not None and cache.get_seq_length() > 0:
+            raise UserError("new images cannot join a running cache; send the whole conversation once more")
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise UserError(
+                f"attention_mask: shape {tuple(attention_mask.shape)} must be that of input_ids, "
+                f"{tuple(input_ids.shape)}, for a prompt with images"
+            )
+        counts = crops_per_image.tolist() if isinstance(crops_per_image, torch.Tensor) else crops_per_image
+        return make_layout(
+            input_ids == self.config.image_token_id,
+            attention_mask,
+            counts,
+            self.config.tokens_per_crop,
+            self.config.newline_positions,
+        )
+
+    def _embed_text(self, input_ids: torch.Tensor | None) -> torch.Tensor:
+        """Token embeddings; placeholders, whose id may lie beyond the vocabulary, get those of id 0."""
+        embeddings = self.get_input_embeddings()
+        ids = input_ids.masked_fill(input_ids == self.config.image_token_id, 0)
+        return embeddings(ids.to(embeddings.weight.device))
+
+    def _embed(self, input_ids: torch.Tensor | None, vision: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """(B, L, D): text embeddings with vision tokens and newlines in their rows."""
+        text = self._embed_text(input_ids)
+        if len(vision) != len(layout.newline_rows):
+            raise UserError(
+                f"pixel_values: {len(vision)} crops, but crops_per_image adds up to {len(layout.newline_rows)}"
+            )
+        flat = text.flatten(0, 1)
+        rows = layout.vision_rows.flatten().to(flat.device)
+        flat = flat.index_copy(0, rows, vision.flatten(0, 1).to(flat.dtype))
+        newlines = self.image_newline.to(flat.dtype).expand(len(vision), -1)
+        return flat.index_copy(0, layout.newline_rows.to(flat.device), newlines).view_as(text)
+
+    def _stock_mask(self, layout: Layout, embeddings: torch.Tensor) -> torch.Tensor | None:
+        mask = layout.stock_mask()
+        if mask is None or mask.ndim == 2:
+            return mask if mask is None else mask.to(embeddings.device)
+        back_end = self.language_model.config._attn_implementation
+        return mask_for(mask.to(embeddings.device), back_end, embeddings.dtype)
+
+    def _touch(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Add zero through tower, projector and newline while training on text only: every rank must take part
+        in the gradient exchange of every trained module."""
+        if not (self.training and torch.is_grad_enabled()):
+            return embeddings
+        vision = self.config.vision_config
+        blank = embeddings.new_zeros(1, vision.num_channels, vision.image_size, vision.image_size)
+        return embeddings + 0.0 * (self.project(blank).sum() + self.image_newline.sum())
+
+    # ── generation ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        crops_per_image: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Hand the images to the prefill only; with no cache, to every step."""
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            inputs["pixel_values"], inputs["crops_per_image"] = pixel_values, crops_per_image
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        crops_per_image: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Repeat each sample `expand_size` times (beams, several return sequences) with all its images."""
+        if pixel_values is not None and expand_size > 1:
+            layout = self._layout(input_ids, kwargs.get("attention_mask"), crops_per_image, None)
+            crops = repeat_by_sample(layout.sample_of_crop, expand_size)
+            first_crop = layout.crop_in_image == 0
+            images = repeat_by_sample(layout.sample_of_crop[first_crop], expand_size)
+            pixel_values, crops_per_image = pixel_values[crops], torch.as_tensor(crops_per_image)[images]
+        input_ids, kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **kwargs
+        )
+        return input_ids, {**kwargs, "pixel_values": pixel_values, "crops_per_image": crops_per_image}
+
+
+def repeat_by_sample(sample_of: torch.Tensor, times: int) -> torch.Tensor:
+    """Indices that repeat each sample's items as a block: samples [0, 0, 1] twice → [0, 1, 0, 1, 2, 2]."""
+    blocks = [(sample_of == sample).nonzero().flatten().repeat(times) for sample in sample_of.unique()]
+    return torch.cat(blocks)
+
+
+def supervised_loss(
+    head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None
+) -> torch.Tensor:
+    """Mean cross entropy over the supervised next tokens, logits in float32 and only where needed.
+
+    Args:
+        hidden: (B, L, D); labels: (B, L), −100 where not supervised.
+        num_items: divide by this instead of the number of supervised tokens here.
+    """
+    targets = labels[:, 1:].to(hidden.device)
+    keep = targets != -100
+    if not bool(keep.any()):  # nothing to learn here, but every rank must take part in the exchange
+        return 0.0 * head(hidden[:, :1]).float().sum()
+    logits = head(hidden[:, :-1][keep]).float()
+    if num_items is None:
+        return nn.functional.cross_entropy(logits, targets[keep])
+    total = nn.functional.cross_entropy(logits, targets[keep], reduction="sum")
+    return total / torch.as_tensor(num_items, device=total.device)

@@ -1,0 +1,114 @@
+"""The processor: pictures and text → model inputs. It counts the placeholders that the model checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers.image_processing_base import BatchFeature
+
+from proxyv.config import suggest
+from proxyv.errors import UserError
+from proxyv.model.image_processing import ProxyVImageProcessor
+
+IMAGE_TOKEN = "<image>"
+_TEMPLATES = Path(__file__).parent / "chat_templates"
+
+
+class ProxyVProcessor(ProcessorMixin):
+    """Image processor, tokenizer and chat template in one object, saved and loaded with the model.
+
+    In text, one `<image>` stands for one picture; in `input_ids` it takes crops · (P + 1) placeholder ids.
+    """
+
+    def __init__(
+        self,
+        image_processor: ProxyVImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ):
+        if IMAGE_TOKEN not in tokenizer.get_vocab():
+            tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        if tokenizer.pad_token_id is None:
+            raise UserError("llm.pad_token: the tokenizer has no padding token; name one in the recipe")
+        # Generation continues at the right end of every row, so padding goes to the left, in training as well.
+        tokenizer.padding_side = "left"
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        padding: bool = True,
+        return_tensors: str | None = "pt",
+        image_mode: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Model inputs for a batch.
+
+        Args:
+            images: a picture, a list of pictures, or a list of lists (pictures of each text), in reading order.
+            text: one prompt or several; from `apply_chat_template`, so special tokens are not added again.
+            padding: pad to the longest, on the left.
+            return_tensors: "pt", or None for lists of ids.
+            image_mode: overrides the image processor's saved mode.
+
+        Returns `input_ids`, `attention_mask` (B, L), and with pictures `pixel_values` (C, 3, S, S) and
+        `crops_per_image` (images,).
+
+        Raises UserError where a text has more or fewer `<image>` marks than pictures.
+        """
+        texts = [text] if isinstance(text, str) else list(text or [])
+        encoded = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        flat = self._matched_images(images, encoded)
+        vision = self.image_processor(flat, image_mode=image_mode) if flat else {}
+        counts = iter(vision.get("crops_per_image", []))
+        rows = [self.expand(ids, counts) for ids in encoded]
+        padded = self.tokenizer.pad({"input_ids": rows}, padding=padding, return_tensors=return_tensors)
+        if return_tensors == "pt" and flat:
+            vision["crops_per_image"] = torch.tensor(vision["crops_per_image"])
+        return BatchFeature({**padded, **vision})
+
+    def expand(self, ids: Sequence[int], crops: Any) -> list[int]:
+        """Each `<image>` id → crops · (P + 1) of them; `crops` iterates over the pictures' crop counts."""
+        rows = self.image_processor.tokens_per_crop + 1
+        return [one for i in ids for one in ([i] * (next(crops) * rows) if i == self.image_token_id else [i])]
+
+    def _matched_images(self, images: Any, encoded: Sequence[Sequence[int]]) -> list[Image.Image]:
+        """All pictures in one list, checked against the marks: per text where they are nested, else in all."""
+        marks = [list(ids).count(self.image_token_id) for ids in encoded]
+        if images is None:
+            images = []
+        elif isinstance(images, Image.Image):
+            images = [images]
+        nested = any(isinstance(of_text, (list, tuple)) for of_text in images)
+        found = [len(of_text or []) for of_text in images] if nested else [len(images)]
+        wanted = marks if nested else [sum(marks)]
+        if len(found) != len(wanted):
+            raise UserError(
+                f"images: {len(found)} lists of pictures for {len(wanted)} texts; give one per text"
+            )
+        for index, (have, want) in enumerate(zip(found, wanted, strict=True)):
+            if have != want:
+                where = f"text {index}" if nested else "the text"
+                raise UserError(f"{where} has {want} <image> mark(s) but {have} picture(s); make them equal")
+        return [image for of_text in images for image in (of_text or [])] if nested else list(images)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", *self.image_processor.model_input_names]
+
+
+def chat_template(name: str) -> str:
+    """The text of a chat template of this folder. Raises UserError naming the nearest."""
+    path = _TEMPLATES / f"{name}.jinja"
+    if not path.is_file():
+        known = [p.stem for p in _TEMPLATES.glob("*.jinja")]
+        raise UserError(f"llm.chat_template: '{name}' is unknown{suggest(name, known)}")
+    return path.read_text(encoding="utf-8")
