@@ -1,0 +1,66 @@
+"""Tiny random models for tests: 56-pixel crops of 4 × 4 vision tokens, a few narrow layers."""
+
+import torch
+from PIL import Image
+
+from proxyv.config import LLMSpec, Recipe, VisionSpec
+from proxyv.data.synthetic import QUESTION_WORDS, TEXT_CHARACTERS
+from proxyv.model.build import build_model, build_processor
+from proxyv.model.character_tokenizer import make_character_tokenizer
+
+FAMILIES = ("llama", "qwen2")
+METHODS = (
+    {"name": "full"},
+    {"name": "proxyv", "start_layer": 1, "downsample": 2, "hidden_ratio": 2},
+    {"name": "proxyv", "start_layer": 0, "downsample": 2, "hidden_ratio": 2},
+    {"name": "proxyv_ns", "start_layer": 1, "queries": 3, "hidden_ratio": 2},
+)
+
+
+def tiny_recipe(family="llama", method=None, **fields):
+    """A recipe of a random model that reads the characters of synthetic pages."""
+    vocabulary = len(make_character_tokenizer(TEXT_CHARACTERS, QUESTION_WORDS))
+    text = {
+        "model_type": family,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "initializer_range": 0.2,
+    }
+    tower = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "patch_size": 14,
+    }
+    return Recipe(
+        name="tiny",
+        llm=LLMSpec(config=text, tokenizer="characters", chat_template="characters"),
+        vision=VisionSpec(config=tower, feature_layer=-1),
+        method=dict(method or METHODS[0]),
+        **fields,
+    )
+
+
+def tiny_model(family="llama", method=None, seed=0):
+    """A random model in eval mode and its processor."""
+    recipe = tiny_recipe(family, method)
+    torch.manual_seed(seed)
+    processor = build_processor(recipe)
+    return build_model(recipe, image_token_id=processor.image_token_id).eval(), processor
+
+
+def picture(width=60, height=40, seed=0):
+    """A random RGB picture."""
+    noise = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(noise.to(torch.uint8).numpy())
