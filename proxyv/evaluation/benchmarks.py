@@ -1,0 +1,197 @@
+"""Benchmarks and suites: what their YAML files hold, and how they are found and read.
+
+A benchmark is `eval/benchmarks/<name>.yaml`, a suite `eval/suites/<name>.yaml`; a name or a path is accepted.
+Unknown keys, metrics and scores are errors that name the file and the nearest known word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import MISSING, OmegaConf
+
+from proxyv.config import check_keys, from_mapping, read_yaml, suggest
+from proxyv.errors import UserError
+from proxyv.evaluation.metrics import METRICS, Metric, get_metric
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+Schema = TypeVar("Schema", "Benchmark", "Suite")
+
+
+@dataclass
+class Columns:
+    """Which column of the data holds what."""
+
+    question: str = MISSING  # a list of texts makes one sample of each
+    image: str = MISSING  # embedded bytes, or a path relative to the data file
+    answers: str = MISSING  # one text or a list of accepted ones
+    id: str | None = None  # null: the row's number
+    keep: list[str] = field(default_factory=list)  # kept with every answer: metrics and groups read them
+
+
+@dataclass
+class Prompt:
+    """How a question becomes the user's text: prefix + question + suffix."""
+
+    prefix: str = ""
+    suffix: str = ""
+    capitalize: bool = False  # first letter upper case, all others lower, as in lmms-eval's TextVQA
+
+
+@dataclass
+class Benchmark:
+    """One task: its data, its prompt and how answers are scored."""
+
+    name: str = MISSING  # equal to the file's name
+    title: str = MISSING  # for tables
+    data: str = MISSING  # parquet or JSON file, relative to the data root or absolute
+    split: str = MISSING  # in words, recorded with the result
+    columns: Columns = field(default_factory=Columns)
+    metrics: list[str] = MISSING  # names of proxyv/evaluation/metrics.py
+    main: str = MISSING  # the score that stands in tables
+    max_new_tokens: int = MISSING
+    version: str = "1"  # raised whenever a change here changes scores
+    prompt: Prompt = field(default_factory=Prompt)
+    scale: float = 100.0  # tables show main · scale
+    group_by: str | None = None  # a kept column; scores are also given for each of its values
+
+    @property
+    def used_metrics(self) -> list[Metric]:
+        """The metrics in the file's order."""
+        return [get_metric(name) for name in self.metrics]
+
+    @property
+    def score_names(self) -> list[str]:
+        """The names of all scores the metrics give."""
+        return [score for metric in self.used_metrics for score in metric.scores]
+
+    def user_text(self, question: str) -> str:
+        """The text that stands after the image in the user's turn."""
+        question = question.capitalize() if self.prompt.capitalize else question
+        return f"{self.prompt.prefix}{question}{self.prompt.suffix}"
+
+    def definition(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass
+class Term:
+    """One summand of a suite's score: the mean `score` of a benchmark times `scale`."""
+
+    benchmark: str = MISSING
+    score: str = MISSING
+    scale: float = 100.0
+
+
+@dataclass
+class Suite:
+    """A list of benchmarks and how one score is made of them: the mean of `terms`."""
+
+    name: str = MISSING
+    title: str = MISSING
+    benchmarks: list[str] = MISSING
+    score_name: str = MISSING  # for tables and axes
+    terms: list[Term] = MISSING
+
+
+def load_benchmark(name_or_path: str | Path, benchmarks_dir: str | Path | None = None) -> Benchmark:
+    """A benchmark by name or path. Raises UserError for an unknown name or a faulty file."""
+    path = _find("benchmarks", name_or_path, benchmarks_dir)
+    benchmark = _load(Benchmark, path, {"columns": Columns, "prompt": Prompt})
+    _check_benchmark(benchmark, path)
+    return benchmark
+
+
+def load_suite(name_or_path: str | Path, benchmarks_dir: str | Path | None = None) -> Suite:
+    """A suite by name or path, its benchmarks checked as well. Raises UserError as `load_benchmark` does."""
+    path = _find("suites", name_or_path, benchmarks_dir)
+    suite = _load(Suite, path, {})
+    benchmarks = {name: load_benchmark(name, benchmarks_dir or path.parent) for name in suite.benchmarks}
+    for name, benchmark in benchmarks.items():
+        if benchmark.name != name:
+            raise UserError(f"{path}: field 'benchmarks': name '{benchmark.name}' instead of the path '{name}'")
+    for term in suite.terms:
+        if term.benchmark not in benchmarks:
+            hint = suggest(term.benchmark, suite.benchmarks)
+            raise UserError(f"{path}: terms: '{term.benchmark}' is not among the suite's benchmarks{hint}")
+        names = benchmarks[term.benchmark].score_names
+        if term.score not in names:
+            raise UserError(f"{path}: terms: {term.benchmark} has no score '{term.score}'{suggest(term.score, names)}")
+    return suite
+
+
+def list_names(kind: str, benchmarks_dir: str | Path | None = None) -> list[str]:
+    """The names of all "benchmarks" or "suites" that can be found."""
+    return sorted({path.stem for folder in _folders(kind, benchmarks_dir) for path in folder.glob("*.yaml")})
+
+
+def _folders(kind: str, benchmarks_dir: str | Path | None) -> list[Path]:
+    """Where files of this kind may lie: the given folder (an eval/ or a folder in it), then the shipped eval/."""
+    shipped = [CHECKOUT / "eval" / kind, Path.cwd() / "eval" / kind]
+    if benchmarks_dir is None:
+        return shipped
+    given = Path(benchmarks_dir)
+    if not given.is_dir():
+        raise UserError(f"{given}: no such folder; --benchmarks_dir takes one that holds benchmark YAML files")
+    return [given / kind, given.parent / kind, given, *shipped]
+
+
+def _find(kind: str, name_or_path: str | Path, benchmarks_dir: str | Path | None) -> Path:
+    if str(name_or_path).endswith((".yaml", ".yml")):
+        return Path(name_or_path)
+    for folder in _folders(kind, benchmarks_dir):
+        path = folder / f"{name_or_path}.yaml"
+        if path.is_file():
+            return path
+    known = list_names(kind, benchmarks_dir)
+    if not known:
+        where = _folders(kind, benchmarks_dir)[0]
+        raise UserError(f"{where}: no {kind} found here; give their folder with --benchmarks_dir")
+    raise UserError(f"unknown {kind.removesuffix('s')} '{name_or_path}'{suggest(str(name_or_path), known)}")
+
+
+def _load(schema: type[Schema], path: Path, nested: dict[str, type]) -> Schema:
+    """Read a YAML file into a dataclass; unknown keys, missing fields and wrong types are errors."""
+    values = read_yaml(path)
+    for key, part in nested.items():
+        if OmegaConf.is_dict(values.get(key)):
+            check_keys(part, values[key], str(path), f"{key}.")
+    for index, term in enumerate(values.get("terms") or []):
+        if OmegaConf.is_dict(term):
+            check_keys(Term, term, str(path), f"terms[{index}].")
+    loaded: Schema = from_mapping(schema, values, str(path))
+    missing = sorted(OmegaConf.missing_keys(OmegaConf.structured(loaded)))
+    if missing:
+        raise UserError(f"{path}: field '{missing[0]}' is missing; add it")
+    if loaded.name != path.stem:
+        raise UserError(f"{path}: field 'name' is '{loaded.name}'; it must equal the file's name")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", loaded.name):
+        raise UserError(f"{path}: field 'name': use letters, digits, '_', '-' and '.' only")
+    return loaded
+
+
+def _check_benchmark(benchmark: Benchmark, path: Path) -> None:
+    """Raise UserError where fields contradict each other."""
+    for name in benchmark.metrics:
+        if name not in METRICS:
+            raise UserError(f"{path}: field 'metrics': unknown metric '{name}'{suggest(name, METRICS)}")
+    _require_known(path, "main", benchmark.main, benchmark.score_names)
+    kept = benchmark.columns.keep
+    if benchmark.group_by is not None:
+        _require_known(path, "group_by", benchmark.group_by, kept)
+    for metric in benchmark.used_metrics:
+        for need in metric.needs:
+            if need != "image_size" and need not in kept:
+                raise UserError(f"{path}: metric '{metric.name}' needs '{need}'; add it to columns.keep")
+    if benchmark.max_new_tokens < 1:
+        raise UserError(f"{path}: field 'max_new_tokens' is {benchmark.max_new_tokens}; use 1 or more")
+
+
+def _require_known(path: Path, key: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
+        raise UserError(f"{path}: field '{key}': unknown '{word}'{suggest(word, known)}")

@@ -1,0 +1,78 @@
+"""How results lie on disk: JSON written whole or not at all, and one JSON line per sample.
+
+<output_dir>/<benchmark>.jsonl     one line per sample, appended as answers come
+<output_dir>/<benchmark>.json      scores and everything they were measured with
+<output_dir>/suite-<suite>.json    the suite's score and its parts
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from proxyv.errors import UserError
+
+Record = dict[str, Any]
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write beside the target and rename, so that a reader never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises UserError where it is missing or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; run the evaluation first or mend the path") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete the file and make it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: must hold a JSON object, found a {type(value).__name__}")
+    return value
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write all lines, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text("".join(to_line(record) for record in records), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def to_line(record: Record) -> str:
+    """One sample as one line of JSON."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_records(path: Path) -> list[Record]:
+    """All complete lines of a JSONL file; a last line that was torn by a crash is left out.
+
+    Raises UserError where the file is missing or a line before the last is damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the evaluation first or mend the path")
+    lines = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is torn
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines) - 1:
+                break
+            raise UserError(f"{path}: line {number} is damaged; delete the file and evaluate again") from error
+    return records

@@ -1,0 +1,263 @@
+"""Evaluate a model on a benchmark or a suite: generate, score, record; resume and score again.
+
+Every answer is on disk before the next batch starts. The result file is first written when a run starts, with
+`complete: false` and the identity of what is measured, so that a resumed run can tell whether the answers it
+finds are its own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import set_seed
+
+from proxyv.environment import describe_model, environment
+from proxyv.errors import UserError
+from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark, load_suite
+from proxyv.evaluation.generation import Answer, chat_prompt, generate_answers
+from proxyv.evaluation.metrics import METRICS_VERSION
+from proxyv.evaluation.results import Record, read_json, read_records, to_line, write_json, write_records
+from proxyv.evaluation.samples import Sample, Samples
+from proxyv.evaluation.scoring import score_record, summarize, summarize_suite, table_fields
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    benchmark: Benchmark | str | Path,
+    *,
+    data_root: str | Path,
+    output_dir: str | Path,
+    batch_size: int = 1,
+    limit: int | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    recipe: Mapping[str, Any] | None = None,
+    benchmarks_dir: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score a model on a benchmark; returns what is written to `<output_dir>/<benchmark>.json`.
+
+    Args:
+        model, processor: any pair with Hugging Face's interface (`generate`; `apply_chat_template`, call,
+            `batch_decode`).
+        benchmark: a benchmark, its name, or the path of its YAML file.
+        data_root: the folder that the benchmark's `data` is relative to.
+        batch_size: samples generated at once; recorded, since rounding may differ between sizes.
+        limit: only the first samples.
+        resume: go on after the answers found in `output_dir`; without it they are overwritten.
+        seed: set before the first batch and recorded.
+        recipe: recorded as it is.
+        benchmarks_dir: where benchmarks are looked up by name.
+
+    Raises UserError for wrong input, and for answers found by `resume` that are not of this run.
+    """
+    if not isinstance(benchmark, Benchmark):
+        benchmark = load_benchmark(benchmark, benchmarks_dir)
+    for name, value in (("batch_size", batch_size), ("limit", 1 if limit is None else limit)):
+        if value < 1:
+            raise UserError(f"{name}: {value} is too small; use 1 or more")
+    run = _Run(benchmark, Samples(benchmark, data_root), Path(output_dir), processor, batch_size, limit)
+    head = run.head(model, seed, recipe)
+    records, effort = run.found(head) if resume else ([], _NO_EFFORT)
+    if len(records) < run.total:
+        sizes = sorted({*effort["batch_sizes"], batch_size})
+        effort = effort | {"batch_size": batch_size, "batch_sizes": sizes, "resumed_after": len(records)}
+    write_records(run.records_path, records)  # before the new identity, which must never stand beside old answers
+    write_json(run.result_path, head | effort | {"complete": False})
+    set_seed(seed)
+    start = time.perf_counter()
+    with _eval_mode(model):
+        run.answer_rest(model, len(records), progress)
+    if len(records) < run.total:
+        effort = effort | {"wall_seconds": round(effort["wall_seconds"] + time.perf_counter() - start, 3)}
+    result = head | effort | summarize(read_records(run.records_path), benchmark) | {"complete": True}
+    write_json(run.result_path, result)
+    return result
+
+
+def evaluate_suite(
+    model: Any,
+    processor: Any,
+    suite: Suite | str | Path,
+    *,
+    data_root: str | Path,
+    output_dir: str | Path,
+    batch_size: int = 1,
+    limit: int | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    recipe: Mapping[str, Any] | None = None,
+    benchmarks_dir: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate on every benchmark of a suite; returns what is written to `<output_dir>/suite-<name>.json`.
+
+    Arguments and errors are those of `evaluate`. All data files are opened before the first answer is made.
+    """
+    if not isinstance(suite, Suite):
+        if benchmarks_dir is None and str(suite).endswith(".yaml"):
+            benchmarks_dir = Path(suite).parent
+        suite = load_suite(suite, benchmarks_dir)
+    benchmarks = [load_benchmark(name, benchmarks_dir) for name in suite.benchmarks]
+    for benchmark in benchmarks:
+        Samples(benchmark, data_root)
+    summary_path = Path(output_dir) / f"suite-{suite.name}.json"
+    summary_path.unlink(missing_ok=True)  # it would no longer belong to the answers beside it
+    results = {
+        benchmark.name: evaluate(
+            model,
+            processor,
+            benchmark,
+            data_root=data_root,
+            output_dir=output_dir,
+            batch_size=batch_size,
+            limit=limit,
+            resume=resume,
+            seed=seed,
+            recipe=recipe,
+            progress=progress,
+        )
+        for benchmark in benchmarks
+    }
+    summary = summarize_suite(suite, results)
+    write_json(summary_path, summary)
+    return summary
+
+
+# What answers took: over all sessions, except that the seconds of a session that was killed are lost.
+_NO_EFFORT: dict[str, Any] = {"batch_size": None, "batch_sizes": [], "resumed_after": 0, "wall_seconds": 0.0}
+
+
+@dataclass
+class _Run:
+    """One evaluation under way: which samples, in which files."""
+
+    benchmark: Benchmark
+    samples: Samples
+    output_dir: Path
+    processor: Any
+    batch_size: int
+    limit: int | None
+
+    @property
+    def total(self) -> int:
+        return min(len(self.samples), self.limit or len(self.samples))
+
+    @property
+    def records_path(self) -> Path:
+        return self.output_dir / f"{self.benchmark.name}.jsonl"
+
+    @property
+    def result_path(self) -> Path:
+        return self.output_dir / f"{self.benchmark.name}.json"
+
+    def prompt(self, sample: Sample) -> str:
+        return chat_prompt(self.processor, self.benchmark.user_text(sample.question))
+
+    def head(self, model: Any, seed: int, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What a result says about how it was measured, ready for JSON."""
+        benchmark = self.benchmark
+        head = {
+            "kind": "benchmark",
+            "benchmark": benchmark.name,
+            **table_fields(benchmark),
+            "benchmark_definition": benchmark.definition(),
+            "metrics_version": METRICS_VERSION,
+            "decoding": "greedy, 1 beam",
+            "model": describe_model(model),
+            "seed": seed,
+            "limit": self.limit,
+            "available_samples": len(self.samples),
+            "planned_samples": self.total,
+            "recipe": dict(recipe or {}),
+            "environment": environment(),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        ready: dict[str, Any] = json.loads(json.dumps(head, default=str))
+        return ready
+
+    def found(self, head: Mapping[str, Any]) -> tuple[list[Record], dict[str, Any]]:
+        """The answers of an earlier run and what they took. Raises UserError where they are not of this run."""
+        if not self.records_path.exists():
+            return [], _NO_EFFORT
+        records = read_records(self.records_path)
+        if not records:
+            return [], _NO_EFFORT
+        earlier = read_json(self.result_path) if self.result_path.exists() else {}
+        for field in ("benchmark_definition", "metrics_version", "decoding", "model", "seed", "recipe"):
+            if difference := _difference(earlier.get(field), head[field], field):
+                raise self._stale(difference)
+        if len(records) > self.total:
+            raise self._stale(f"it has {len(records)} answers and the limit is {self.total}")
+        for index, record in enumerate(records):
+            sample = self.samples[index]
+            now = {"id": sample.id, "prompt": self.prompt(sample), "references": sample.references}
+            if difference := _difference({key: record.get(key) for key in now}, now, f"line {index + 1}"):
+                raise self._stale(difference)
+        if len(records) < self.total:  # a batch that was cut is made again as a whole
+            records = records[: len(records) - len(records) % self.batch_size]
+        return records, {key: earlier[key] for key in _NO_EFFORT} if records else _NO_EFFORT
+
+    def _stale(self, reason: str) -> UserError:
+        remedy = "evaluate without resume or into another folder"
+        return UserError(f"{self.records_path}: cannot resume: {reason}; {remedy}")
+
+    def answer_rest(self, model: Any, done: int, progress: bool) -> None:
+        """Generate and append the answers that follow the first `done`."""
+        bar = tqdm(total=self.total, initial=done, desc=self.benchmark.name, disable=not progress)
+        with bar, self.records_path.open("a", encoding="utf-8") as file:
+            for start in range(done, self.total, self.batch_size):
+                indices = range(start, min(start + self.batch_size, self.total))
+                batch = [self.samples[index] for index in indices]
+                images = [self.samples.image(index) for index in indices]
+                prompts = [self.prompt(sample) for sample in batch]
+                answers = generate_answers(model, self.processor, prompts, images, self.benchmark.max_new_tokens)
+                for sample, image, prompt, answer in zip(batch, images, prompts, answers, strict=True):
+                    file.write(to_line(self._record(sample, image.size, prompt, answer)))
+                file.flush()
+                bar.update(len(batch))
+
+    def _record(self, sample: Sample, image_size: tuple[int, int], prompt: str, answer: Answer) -> Record:
+        record: Record = {
+            "index": sample.index,
+            "id": sample.id,
+            "prompt": prompt,
+            "prediction": answer.text,
+            "references": sample.references,
+            "scores": {},
+            "new_tokens": answer.new_tokens,
+            "finished": answer.finished,
+            "row": sample.kept | {"image_size": list(image_size)},
+        }
+        return record | {"scores": score_record(self.benchmark, record)}
+
+
+def _difference(old: Any, new: Any, field: str) -> str | None:
+    """The first field in which two values differ, in words; None where they are equal."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        parts = (_difference(old.get(key), new.get(key), f"{field}.{key}") for key in sorted({*old, *new}))
+        return next((part for part in parts if part), None)
+    return None if old == new else f"{field} was {old!r} and is {new!r}"
+
+
+@contextmanager
+def _eval_mode(model: Any) -> Iterator[None]:
+    """Evaluation mode for a torch module, its former mode restored afterwards; nothing for other objects."""
+    was_training = isinstance(model, torch.nn.Module) and model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
