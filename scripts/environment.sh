@@ -50,7 +50,7 @@ PY
 }
 
 # pip's progress is for people; in a log it is noise.
-_pip() { if [ -t 1 ]; then python -m pip "$@"; else python -m pip --quiet "$@"; fi; }
+_pip() { if [ -t 1 ]; then python -m pip "$@"; else python -m pip -qq "$@"; fi; }
 
 _make_venv() {
   local venv="$1" interpreter
