@@ -7,12 +7,13 @@ calls the hooks below and never asks which method it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from proxyv.model.layout import Layout
+if TYPE_CHECKING:  # proxyv.model imports this module
+    from proxyv.model.layout import Layout
 
 
 @dataclass(frozen=True)
