@@ -226,7 +226,8 @@ def _cell(row: Row, column: str) -> str:
     if figure is None:
         return ABSENT
     decimals = 2 if column in (FLOPS, PREFILL) and abs(figure.mean) < 100 else 1
-    return figure.text(decimals)
+    counted = column in (FLOPS, FLOPS_SAVED) and figure.spread == 0  # not measured, so no spread to speak of
+    return f"{figure.mean:.{decimals}f}" if counted else figure.text(decimals)
 
 
 def _line(cells: Sequence[str]) -> str:

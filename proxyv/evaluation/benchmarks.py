@@ -7,8 +7,8 @@ Unknown keys, metrics and scores are errors that name the file and the nearest k
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,7 +50,7 @@ class Benchmark:
     title: str = MISSING  # for tables
     data: str = MISSING  # parquet or JSON file, relative to the data root or absolute
     split: str = MISSING  # in words, recorded with the result
-    columns: Columns = field(default_factory=Columns)
+    columns: Columns = MISSING
     metrics: list[str] = MISSING  # names of proxyv/evaluation/metrics.py
     main: str = MISSING  # the score that stands in tables
     max_new_tokens: int = MISSING
@@ -158,21 +158,25 @@ def _find(kind: str, name_or_path: str | Path, benchmarks_dir: str | Path | None
 def _load(schema: type[Schema], path: Path, nested: dict[str, type]) -> Schema:
     """Read a YAML file into a dataclass; unknown keys, missing fields and wrong types are errors."""
     values = read_yaml(path)
-    for key, part in nested.items():
-        if OmegaConf.is_dict(values.get(key)):
-            check_keys(part, values[key], str(path), f"{key}.")
-    for index, term in enumerate(values.get("terms") or []):
-        if OmegaConf.is_dict(term):
-            check_keys(Term, term, str(path), f"terms[{index}].")
+    sections: list[tuple[type, Any, str]] = [(schema, values, "")]
+    sections += [(part, values.get(key), f"{key}.") for key, part in nested.items()]
+    sections += [(Term, term, f"terms[{index}].") for index, term in enumerate(values.get("terms") or [])]
+    for part, section, prefix in sections:
+        if OmegaConf.is_dict(section):
+            check_keys(part, section, str(path), prefix)
+            _require_fields(part, section, path, prefix)
     loaded: Schema = from_mapping(schema, values, str(path))
-    missing = sorted(OmegaConf.missing_keys(OmegaConf.structured(loaded)))
-    if missing:
-        raise UserError(f"{path}: field '{missing[0]}' is missing; add it")
     if loaded.name != path.stem:
         raise UserError(f"{path}: field 'name' is '{loaded.name}'; it must equal the file's name")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", loaded.name):
         raise UserError(f"{path}: field 'name': use letters, digits, '_', '-' and '.' only")
     return loaded
+
+
+def _require_fields(schema: type, values: Mapping[str, Any], path: Path, prefix: str) -> None:
+    for known in fields(schema):
+        if known.default == MISSING and known.name not in values:
+            raise UserError(f"{path}: field '{prefix}{known.name}' is missing; add it")
 
 
 def _check_benchmark(benchmark: Benchmark, path: Path) -> None:

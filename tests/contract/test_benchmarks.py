@@ -1,0 +1,97 @@
+"""Every benchmark and suite in eval/ loads, and scores known answers as known."""
+
+import pytest
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as Pillow
+
+from proxyv.errors import UserError
+from proxyv.evaluation.benchmarks import CHECKOUT, load_benchmark, load_suite
+from proxyv.evaluation.runner import evaluate
+from proxyv.evaluation.scoring import rescore
+from tests.fake_vlm import FakeModel, FakeProcessor
+
+SUITES = sorted(path.stem for path in (CHECKOUT / "eval/suites").glob("*.yaml"))
+BENCHMARKS = sorted(path.stem for path in (CHECKOUT / "eval/benchmarks").glob("*.yaml"))
+
+TEXT = "red fox 12 xy"
+BOX = "[0.25, 0.25, 0.75, 0.75]"  # what the columns below say: 10 and 30 of 40 pixels
+
+
+@pytest.fixture(autouse=True)
+def _caches(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write_three_rows(benchmark, path):
+    """Three rows with all columns the YAML names; the second question will be answered with nothing."""
+    columns = benchmark.columns
+    text = Value("string")
+    values = {name: (["x"] * 3, text) for name in columns.keep}
+    if "bbox" in values:
+        values["bbox"] = ([[10, 10, 20, 20]] * 3, List(Value("float32")))
+    if columns.id:
+        values[columns.id] = (["0", "1", "2"], text)
+    values[columns.image] = ([Pillow.new("RGB", (40, 40))] * 3, Image())
+    values[columns.question] = (["first", "second", "third"], text)
+    values[columns.answers] = ([[TEXT] * 10] * 3, List(text))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    features = Features({name: feature for name, (_, feature) in values.items()})
+    Dataset.from_dict({name: rows for name, (rows, _) in values.items()}, features=features).to_parquet(path)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_known_answers_get_known_scores(name, tmp_path):
+    benchmark = load_benchmark(name)
+    write_three_rows(benchmark, tmp_path / benchmark.data)
+    right = BOX if "grounding" in benchmark.metrics else TEXT
+    model = FakeModel(lambda question: "" if "second" in question.lower() else right)
+    result = evaluate(
+        model, FakeProcessor(), benchmark, data_root=tmp_path, output_dir=tmp_path, batch_size=2, progress=False
+    )
+    # Two of three are perfect and one scores nothing.
+    expected = {score: 1 / 3 if score == "edit_distance" else 2 / 3 for score in benchmark.score_names}
+    assert result["scores"] == pytest.approx(expected)
+    assert result["main_score"] == pytest.approx(expected[benchmark.main] * benchmark.scale)
+    assert rescore(tmp_path / f"{name}.jsonl", benchmark)["scores"] == result["scores"]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_an_unknown_key_is_an_error(name, tmp_path):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text((CHECKOUT / f"eval/benchmarks/{name}.yaml").read_text() + "splitt: x\n")
+    with pytest.raises(UserError, match="unknown key 'splitt'; did you mean 'split'"):
+        load_benchmark(path)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_suites_load(name):
+    suite = load_suite(name)
+    assert suite.terms and len(set(suite.benchmarks)) == len(suite.benchmarks)
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name.startswith("synthetic_")])
+def test_synthetic_benchmarks_read_what_the_page_maker_writes(name, tmp_path):
+    from proxyv.data.synthetic import PageSpec
+    from proxyv.data.synthetic.benchmarks import BENCHMARKS as WRITERS
+    from proxyv.evaluation.samples import Samples
+
+    benchmark = load_benchmark(name)
+    path = tmp_path / benchmark.data
+    path.parent.mkdir(parents=True)
+    WRITERS[path.stem].write(path, PageSpec(), seed=0, pages=3)
+    samples = Samples(benchmark, tmp_path)
+    assert len(samples) == 3
+    answers = {sample.question: right_answer(sample, samples.image(sample.index).size) for sample in samples}
+    longest = max(map(len, answers.values()))
+    assert longest < benchmark.max_new_tokens, "the longest answer and its end token must fit"
+    model = FakeModel(lambda question: answers[question])
+    result = evaluate(model, FakeProcessor(), benchmark, data_root=tmp_path, output_dir=tmp_path, progress=False)
+    if len(answers) == 3:  # the same question may be asked of several pages
+        assert result["scores"][benchmark.main] == pytest.approx(1)
+
+
+def right_answer(sample, image_size):
+    if "bbox" not in sample.kept:
+        return sample.references[0]
+    (x, y, width, height), (w, h) = sample.kept["bbox"], image_size
+    return f"[{x / w:.3f}, {y / h:.3f}, {(x + width) / w:.3f}, {(y + height) / h:.3f}]"
