@@ -42,7 +42,7 @@ def bench_recipe(
     recipe: Recipe,
     *,
     compare: str | Path | None = "full",
-    device: str = "cpu",
+    device: str | None = None,
     dtype: str = "float32",
     batch_size: int = 1,
     crops: int | None = None,
@@ -58,7 +58,7 @@ def bench_recipe(
     Args:
         compare: "full" or another method's name (same recipe, same weights where names agree), a recipe file, or
             None to measure the recipe alone.
-        device: "cpu", "cuda" or "cuda:1".
+        device: "cpu", "cuda" or "cuda:1"; None: "cuda" where there is one.
         dtype: "float32", "bfloat16" or "float16".
         crops: crops of each sample's picture; None: the most the recipe allows.
         new_tokens: tokens that are decoded after the prefill, one by one with the cache.
@@ -75,6 +75,7 @@ def bench_recipe(
 
     Raises UserError for settings that cannot be measured, naming the one to change.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     attention = attention or recipe.attention
     _check_settings(device, dtype, attention)
     _check_counts(batch_size=batch_size, new_tokens=new_tokens, warmup=warmup, repeats=repeats)

@@ -15,7 +15,7 @@ from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIGS = REPO / "configs"
-RECIPES = sorted((CONFIGS / "recipes").rglob("*.yaml"))
+RECIPES = sorted(p for room in ("recipes", "ablations") for p in (CONFIGS / room).rglob("*.yaml"))
 PARTS = sorted(p for room in ("llm", "vision", "method", "data", "stages") for p in (CONFIGS / room).rglob("*.yaml"))
 PAPER_LLMS = ("vicuna-7b", "vicuna-13b", "llama3-8b", "qwen2-7b")
 PUBLISHED = json.loads((REPO / "eval" / "published.json").read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ def paper_llm(path: Path) -> str | None:
     return next((llm for llm in PAPER_LLMS if path.stem.startswith(llm)), None)
 
 
-PAPER_RECIPES = [path for path in RECIPES if paper_llm(path)]
+PAPER_RECIPES = [path for path in RECIPES if path.parent.name == "recipes" and paper_llm(path)]
 
 
 def llm_parameters(config: Any) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,7 +172,7 @@ def test_profile_is_json_and_compares_with_a_recipe_file(tmp_path: Path) -> None
 
 def test_bench_measures_both_models() -> None:
     settings = {"crops": 3, "text_tokens": 8, "new_tokens": 3, "warmup": 1, "repeats": 3, "batch_size": 2}
-    result = bench_recipe(tiny_recipe(), **settings)
+    result = bench_recipe(tiny_recipe(), device="cpu", **settings)
     assert json.loads(json.dumps(result)) == result
     for measured in (result, result["compared"]):
         times = {key: measured[key]["median"] for key in ("vision_ms", "prefill_ms", "end_to_end_ms")}
@@ -206,7 +208,7 @@ def test_bench_of_a_trained_model(tmp_path: Path) -> None:
 
 def test_bfloat16_on_the_cpu_warns() -> None:
     with pytest.warns(UserWarning, match="bfloat16"):
-        result = bench_recipe(tiny_recipe(), dtype="bfloat16", new_tokens=1, warmup=0, repeats=2)
+        result = bench_recipe(tiny_recipe(), device="cpu", dtype="bfloat16", new_tokens=1, warmup=0, repeats=2)
     assert result["dtype"] == "bfloat16"
 
 
@@ -260,6 +262,11 @@ def test_impossible_samples(measure: Any, settings: dict[str, Any], message: str
     with pytest.raises(UserError, match=message) as caught:
         measure(tiny_recipe(), **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_package_can_be_imported_first() -> None:
+    """In a process of its own: other tests have imported everything already."""
+    subprocess.run([sys.executable, "-c", "import proxyv.profiling"], check=True, timeout=120)
 
 
 def test_recipe_without_shapes() -> None:
