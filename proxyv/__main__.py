@@ -1,4 +1,4 @@
-"""`python -m proxyv`: the command line, for launchers such as torchrun."""
+"""`python -m proxyv` is the command line, e.g. under torchrun."""
 
 from proxyv.cli import main
 

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -108,9 +108,7 @@ class Recipe:
     name: str = ""
     llm: LLMSpec = field(default_factory=LLMSpec)
     vision: VisionSpec = field(default_factory=VisionSpec)
-    method: dict[str, Any] = field(
-        default_factory=lambda: {"name": "full"}
-    )  # fields: proxyv/methods/<name>.py
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "full"})  # fields: proxyv/methods/<name>.py
     pages: PagesSpec | None = None
     data_root: str = "data"
     data: dict[str, DataSpec] = field(default_factory=dict)
@@ -148,7 +146,8 @@ def from_mapping(schema: type, values: Mapping[str, Any] | DictConfig, source: s
 
     Raises UserError for unknown keys (with the nearest known one) and for values of the wrong type.
     """
-    check_keys(schema, OmegaConf.to_container(OmegaConf.create(values), resolve=False), source)
+    plain = OmegaConf.to_container(OmegaConf.create(cast(DictConfig, values)), resolve=False)
+    check_keys(schema, cast("dict[str, Any]", plain), source)
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except OmegaConfBaseException as error:
@@ -156,35 +155,26 @@ def from_mapping(schema: type, values: Mapping[str, Any] | DictConfig, source: s
         raise UserError(f"{source}: field '{key}': {str(error).splitlines()[0]}") from error
 
 
-def check_keys(schema: type, values: Any, source: str, prefix: str = "") -> None:
-    """Raise UserError for the first key of `values` that `schema` does not have, naming the nearest."""
-    known = {f.name: f for f in dataclasses.fields(schema)}
+def check_keys(schema: type, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    """Raise UserError for the first key of `values`, at any depth, that `schema` does not have, naming the nearest."""
+    hints = get_type_hints(schema)
     for key, value in values.items():
-        if key not in known:
-            raise UserError(f"{source}: unknown key '{prefix}{key}'{suggest(str(key), known)}")
-        for nested, inner in _nested(schema, key, value):
-            check_keys(nested, inner[1], source, f"{prefix}{key}.{inner[0]}")
+        if key not in hints:
+            raise UserError(f"{source}: unknown key '{prefix}{key}'{suggest(str(key), hints)}")
+        inner = next((t for t in (hints[key], *get_args(hints[key])) if dataclasses.is_dataclass(t)), None)
+        if inner is None or not isinstance(value, Mapping):
+            continue
+        is_map = get_origin(hints[key]) is dict
+        below = {f"{prefix}{key}.{name}.": v for name, v in value.items()} if is_map else {f"{prefix}{key}.": value}
+        for path, fields in below.items():
+            if isinstance(fields, Mapping):
+                check_keys(cast(type, inner), fields, source, path)
 
 
 def suggest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     """The end of an error message: the nearest known word, or all of them."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else f"; known are {', '.join(sorted(known))}"
-
-
-_NESTED = {"llm": LLMSpec, "vision": VisionSpec, "pages": PagesSpec}
-_NESTED_MAPS = {"data": DataSpec, "stages": StageSpec}
-
-
-def _nested(schema: type, key: str, value: Any) -> list[tuple[type, tuple[str, Any]]]:
-    """The dataclasses below one key of a recipe, each with its path prefix and its mapping."""
-    if schema is not Recipe or not isinstance(value, Mapping):
-        return []
-    if key in _NESTED:
-        return [(_NESTED[key], ("", value))]
-    if key in _NESTED_MAPS:
-        return [(_NESTED_MAPS[key], (f"{name}.", v)) for name, v in value.items() if isinstance(v, Mapping)]
-    return []
 
 
 def _read_with_parts(path: Path, parents: tuple[Path, ...]) -> DictConfig:
@@ -225,7 +215,7 @@ def _merge(base: DictConfig, top: DictConfig) -> DictConfig:
     """Merge `top` over `base`; a `method` with another name replaces the whole method."""
     new_method = OmegaConf.select(top, "method.name")
     if new_method is not None and new_method != OmegaConf.select(base, "method.name"):
-        base = OmegaConf.masked_copy(base, [key for key in base if key != "method"])
+        base = OmegaConf.masked_copy(base, [str(key) for key in base if key != "method"])
     merged = OmegaConf.merge(base, top)
     assert isinstance(merged, DictConfig)
     return merged

@@ -80,6 +80,11 @@ def describe_model(model: Any) -> dict[str, Any]:
     }
 
 
+def default_device() -> str:
+    """"cuda" where there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def device_name(device: torch.device | str) -> str:
     """ "cpu", or the accelerator's name, as in "cuda: NVIDIA H100 80GB HBM3"."""
     device = torch.device(device)

@@ -154,7 +154,7 @@ def _tower_config(theirs: Mapping[str, Any], tower: str | None) -> PreTrainedCon
 
 
 def tower_prefix(model: ProxyVForConditionalGeneration) -> str:
-    """"vision_model." where this transformers version nests the tower's weights below it, else nothing."""
+    """ "vision_model." where this transformers version nests the tower's weights below it, else nothing."""
     return "vision_model." if hasattr(model.vision_tower, "vision_model") else ""
 
 

@@ -44,9 +44,7 @@ class ProxyMethod(Method):
         """Module: vision tokens (C, P, D) → proxies (C, p, D) and splat weights (C, P, p) or None."""
         raise NotImplementedError
 
-    def context(
-        self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, side: int
-    ) -> torch.Tensor:
+    def context(self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, side: int) -> torch.Tensor:
         """Bring proxies (C, p, D) through `project` (D → m) to every vision token: (C, P, m)."""
         raise NotImplementedError
 
@@ -54,9 +52,7 @@ class ProxyMethod(Method):
         family_of(text_config)
         layers = text_config.num_hidden_layers
         if not 0 <= self.start_layer < layers:
-            raise UserError(
-                f"method.start_layer: {self.start_layer} is not a layer of the LLM; use 0 to {layers - 1}"
-            )
+            raise UserError(f"method.start_layer: {self.start_layer} is not a layer of the LLM; use 0 to {layers - 1}")
         if self.hidden_ratio < 1 or text_config.hidden_size % self.hidden_ratio:
             raise UserError(
                 f"method.hidden_ratio: {self.hidden_ratio} does not divide the LLM's width "
@@ -92,13 +88,9 @@ class ProxyV(ProxyMethod):
     def make_initializer(self, hidden_size: int, side: int) -> nn.Module:
         return SpatialProxies(side, side // self.downsample)
 
-    def context(
-        self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, side: int
-    ) -> torch.Tensor:
+    def context(self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, side: int) -> torch.Tensor:
         blocks = project(proxies).unflatten(1, (side // self.downsample, -1))
-        return (
-            blocks.repeat_interleave(self.downsample, 1).repeat_interleave(self.downsample, 2).flatten(1, 2)
-        )
+        return blocks.repeat_interleave(self.downsample, 1).repeat_interleave(self.downsample, 2).flatten(1, 2)
 
     def check(self, text_config: PreTrainedConfig, side: int) -> None:
         super().check(text_config, side)
@@ -149,10 +141,13 @@ class ProxyVLayer(nn.Module):
 
     method: ProxyMethod
     family: Family
+    # The parent layer's own modules.
+    self_attn: Any
+    mlp: Any
+    input_layernorm: Any
+    post_attention_layernorm: Any
 
-    def take_method(
-        self, method: ProxyMethod, family: Family, config: PreTrainedConfig, side: int, index: int
-    ) -> None:
+    def take_method(self, method: ProxyMethod, family: Family, config: PreTrainedConfig, side: int, index: int) -> None:
         """Add this method's modules to an existing decoder layer."""
         self.method, self.family, self.side = method, family, side
         self.is_start = index == method.start_layer
@@ -217,9 +212,7 @@ class ProxyVLayer(nn.Module):
         rows = ask.gather(hidden) + self.self_attn.o_proj(attended)
         return rows + self.mlp(self.post_attention_layernorm(rows))
 
-    def _update(
-        self, vision: torch.Tensor, proxies: torch.Tensor, splat: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _update(self, vision: torch.Tensor, proxies: torch.Tensor, splat: torch.Tensor | None) -> torch.Tensor:
         context = self.method.context(proxies, self.guided_update.context_proj, splat, self.side)
         return self.guided_update(vision, context)
 

@@ -33,9 +33,8 @@ class NonSpatialProxyV(ProxyMethod):
     def make_initializer(self, hidden_size: int, side: int) -> nn.Module:
         return LearnedProxies(hidden_size, hidden_size // self.hidden_ratio, self.queries)
 
-    def context(
-        self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, side: int
-    ) -> torch.Tensor:
+    def context(self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, side: int) -> torch.Tensor:
+        assert splat is not None  # the start layer made it
         return project(splat @ proxies)
 
     def check(self, text_config: PreTrainedConfig, side: int) -> None:

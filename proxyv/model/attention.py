@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from proxyv.errors import UserError
@@ -22,13 +23,11 @@ def mask_for(visible: torch.Tensor, back_end: str, dtype: torch.dtype) -> torch.
     if back_end == "sdpa":
         return visible
     # The lowest finite number, not -inf: a row without any key must stay finite.
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(
-        ~visible, torch.finfo(dtype).min
-    )
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def attend(
-    attention: nn.Module,
+    attention: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -42,9 +41,7 @@ def attend(
 
     Returns (B, Q, H · head size), before the output projection.
     """
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(
-        attention.config._attn_implementation, eager_attention_forward
-    )
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     dropout = attention.attention_dropout if attention.training else 0.0
     output, _ = function(
         attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling, is_causal=False

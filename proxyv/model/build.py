@@ -64,9 +64,7 @@ def _load_part(part: torch.nn.Module, auto_class: Any, source: str | None, field
     try:
         loaded = auto_class.from_pretrained(source)
     except OSError as error:
-        raise UserError(
-            f"{field}: '{source}' cannot be loaded; give a folder or a reachable hub id"
-        ) from error
+        raise UserError(f"{field}: '{source}' cannot be loaded; give a folder or a reachable hub id") from error
     if loaded.config.model_type == "clip":
         loaded = loaded.vision_model
     result = part.load_state_dict(loaded.state_dict(), strict=False)
@@ -88,6 +86,7 @@ def build_processor(recipe: Recipe) -> ProxyVProcessor:
 
 
 def image_processor(vision: VisionSpec) -> ProxyVImageProcessor:
+    """The image processor of a recipe's vision part."""
     config = sub_config(vision.config, "vision.config")
     return ProxyVImageProcessor(
         crop_size=config.image_size,
@@ -108,6 +107,4 @@ def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"llm.tokenizer: '{source}' cannot be loaded; give a folder or a reachable hub id"
-        ) from error
+        raise UserError(f"llm.tokenizer: '{source}' cannot be loaded; give a folder or a reachable hub id") from error

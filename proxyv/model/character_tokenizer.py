@@ -12,9 +12,7 @@ def make_character_tokenizer(characters: Iterable[str], words: Iterable[str]) ->
     """A tokenizer that knows the given characters, the given lowercase words, and blank and newline."""
     special = ["<pad>", "<s>", "</s>", "<unk>", "<answer>", "<image>"]
     pieces = [" ", "\n", *sorted({*characters} - {" ", "\n"}), *sorted({*words})]
-    core = Tokenizer(
-        models.WordLevel({piece: i for i, piece in enumerate([*special, *pieces])}, unk_token="<unk>")
-    )
+    core = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate([*special, *pieces])}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[a-z]+|[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.models.llama.modeling_llama import (
     LlamaDecoderLayer,
-    apply_rotary_pos_emb,
     eager_attention_forward,
     rotate_half,
 )
@@ -25,39 +25,39 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from proxyv.config import suggest
 from proxyv.errors import UserError
 
-__all__ = ["Family", "apply_rotary_pos_emb", "eager_attention_forward", "family_of", "layer_class", "rotate"]
+__all__ = ["FAMILIES", "Family", "eager_attention_forward", "family_of", "layer_class", "rotate"]
 
-Projection = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+Projection = Callable[[Any, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Family:
     """One LLM architecture. The projections take the attention module and normed rows (B, R, D)."""
 
-    layer: type[nn.Module]  # Hugging Face's decoder layer
+    layer: Any  # Hugging Face's decoder layer
     query: Projection  # → (B, H, R, head size), before rotary
-    key_value: Callable[
-        [nn.Module, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
-    ]  # → 2 × (B, G, R, head size)
+    key_value: Callable[[Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # → 2 × (B, G, R, head size)
 
 
-def split_heads(rows: torch.Tensor, attention: nn.Module) -> torch.Tensor:
+def split_heads(rows: torch.Tensor, attention: Any) -> torch.Tensor:
     """(B, R, heads · head size) → (B, heads, R, head size)."""
     return rows.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
 
-def separate_query(attention: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+def separate_query(attention: Any, rows: torch.Tensor) -> torch.Tensor:
     return split_heads(attention.q_proj(rows), attention)
 
 
-def separate_key_value(attention: nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def separate_key_value(attention: Any, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return split_heads(attention.k_proj(rows), attention), split_heads(attention.v_proj(rows), attention)
 
 
 def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of (B, heads, R, head size) with tables (B, R, head size)."""
+    """Rotary embedding of (B, heads, R, head size) with tables (B, R, rotary size); the rest of a head passes."""
     cos, sin = cos[:, None], sin[:, None]
-    return heads * cos + rotate_half(heads) * sin
+    turning, still = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
+    turned = turning * cos + rotate_half(turning) * sin
+    return torch.cat([turned, still], -1) if still.shape[-1] else turned
 
 
 FAMILIES: dict[str, Family] = {
@@ -78,7 +78,7 @@ def family_of(text_config: PreTrainedConfig) -> Family:
 
 
 @cache
-def layer_class(mixin: type[nn.Module], parent: type[nn.Module]) -> type[nn.Module]:
+def layer_class(mixin: Any, parent: Any) -> type[nn.Module]:
     """`mixin` in front of a family's decoder layer, e.g. ProxyVLayer + LlamaDecoderLayer →
     ProxyVLlamaDecoderLayer."""
     name = mixin.__name__.removesuffix("Layer") + parent.__name__

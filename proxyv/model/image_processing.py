@@ -57,9 +57,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
 
-    def __call__(
-        self, images: Sequence[Image.Image], image_mode: str | None = None, **kwargs: Any
-    ) -> BatchFeature:
+    def __call__(self, images: Sequence[Image.Image], image_mode: str | None = None, **kwargs: Any) -> BatchFeature:
         """Crops of several pictures.
 
         Args:
@@ -83,20 +81,18 @@ class ProxyVImageProcessor(BaseImageProcessor):
         if (image_mode or self.image_mode) == "pad":
             colour = tuple(int(255 * mean) for mean in self.image_mean)
             side = max(image.size)
-            return [np.asarray(_centred(image, (side, side), colour).resize((size, size), Image.BICUBIC))]
+            return [np.asarray(_centred(image, (side, side), colour).resize((size, size), Image.Resampling.BICUBIC))]
         columns, rows = best_grid(image.size, [(c, r) for c, r in self.grid], size)
         target = (columns * size, rows * size)
-        page = _centred(image.resize(fitted_size(image.size, target), Image.BICUBIC), target, (0, 0, 0))
-        boxes = [
-            (c * size, r * size, (c + 1) * size, (r + 1) * size) for r in range(rows) for c in range(columns)
-        ]
-        whole = image.resize((size, size), Image.BICUBIC)
+        page = _centred(image.resize(fitted_size(image.size, target), Image.Resampling.BICUBIC), target, (0, 0, 0))
+        boxes = [(c * size, r * size, (c + 1) * size, (r + 1) * size) for r in range(rows) for c in range(columns)]
+        whole = image.resize((size, size), Image.Resampling.BICUBIC)
         return [np.asarray(crop) for crop in (whole, *(page.crop(box) for box in boxes))]
 
     def normalise(self, crops: np.ndarray) -> np.ndarray:
         """(C, S, S, 3) uint8 → (C, 3, S, S) float32."""
         scaled = (crops.astype(np.float64) * (1 / 255)).astype(np.float32)
-        mean, std = np.float32(self.image_mean), np.float32(self.image_std)
+        mean, std = (np.array(values, dtype=np.float32) for values in (self.image_mean, self.image_std))
         return np.ascontiguousarray(((scaled - mean) / std).transpose(0, 3, 1, 2))
 
 

@@ -107,9 +107,7 @@ def make_layout(
     if authors:
         late = rows[:, -1][crop_in_image > 0]
         position_ids.view(-1)[late] -= tokens_per_crop + 1
-    return Layout(
-        position_ids, valid, rows[:, :-1], rows[:, -1], image_of_crop, crop_in_image, causal=not authors
-    )
+    return Layout(position_ids, valid, rows[:, :-1], rows[:, -1], image_of_crop, crop_in_image, causal=not authors)
 
 
 def _check_placeholders(is_image: torch.Tensor, crops_per_image: Sequence[int], rows_per_crop: int) -> None:
@@ -132,6 +130,4 @@ def _check_placeholders(is_image: torch.Tensor, crops_per_image: Sequence[int], 
             )
     left = sum(1 for _ in images)
     if left:
-        raise UserError(
-            f"{left} image(s) without a placeholder; put one <image> mark in the text per picture"
-        )
+        raise UserError(f"{left} image(s) without a placeholder; put one <image> mark in the text per picture")

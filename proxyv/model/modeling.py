@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -109,10 +109,10 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         and the tower's modules keep theirs."""
         for name, module in self.named_modules():
             group = self.module_group(name)
-            if group in ("projector", "method") and not getattr(module, "_is_hf_initialized", False):
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
-                    module._is_hf_initialized = True
+            fresh = not getattr(module, "_is_hf_initialized", False)
+            if group in ("projector", "method") and fresh and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+                module._is_hf_initialized = True
         super().initialize_weights()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -126,17 +126,15 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if any(part in self.method.modules for part in name.split(".")):
             return "method"
         first = name.split(".")[0]
-        return {"vision_tower": "tower", "projector": "projector", "image_newline": "newline"}.get(
-            first, "llm"
-        )
+        return {"vision_tower": "tower", "projector": "projector", "image_newline": "newline"}.get(first, "llm")
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> Any:
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> Any:
         return self.language_model.get_output_embeddings()
 
     def get_decoder(self) -> nn.Module:
@@ -220,9 +218,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         cache: Cache | None,
     ) -> Layout:
         if input_ids is None or crops_per_image is None:
-            raise UserError(
-                "pixel_values need input_ids and crops_per_image; use ProxyVProcessor's output whole"
-            )
+            raise UserError("pixel_values need input_ids and crops_per_image; use ProxyVProcessor's output whole")
         if cache is not None and cache.get_seq_length() > 0:
             raise UserError("new images cannot join a running cache; send the whole conversation once more")
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
@@ -241,8 +237,10 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _embed_text(self, input_ids: torch.Tensor | None) -> torch.Tensor:
         """Token embeddings; placeholders, whose id may lie beyond the vocabulary, get those of id 0."""
-        embeddings = self.get_input_embeddings()
+        if input_ids is None:
+            raise UserError("input_ids: give them, or inputs_embeds")
         ids = input_ids.masked_fill(input_ids == self.config.image_token_id, 0)
+        embeddings = self.get_input_embeddings()
         return embeddings(ids.to(embeddings.weight.device))
 
     def _embed(self, input_ids: torch.Tensor | None, vision: torch.Tensor, layout: Layout) -> torch.Tensor:
@@ -310,7 +308,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             images = repeat_by_sample(layout.sample_of_crop[first_crop], expand_size)
             pixel_values, crops_per_image = pixel_values[crops], torch.as_tensor(crops_per_image)[images]
         input_ids, kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **kwargs
+            expand_size, is_encoder_decoder, cast(torch.LongTensor, input_ids), **kwargs
         )
         return input_ids, {**kwargs, "pixel_values": pixel_values, "crops_per_image": crops_per_image}
 

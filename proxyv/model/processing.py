@@ -91,9 +91,7 @@ class ProxyVProcessor(ProcessorMixin):
         found = [len(of_text or []) for of_text in images] if nested else [len(images)]
         wanted = marks if nested else [sum(marks)]
         if len(found) != len(wanted):
-            raise UserError(
-                f"images: {len(found)} lists of pictures for {len(wanted)} texts; give one per text"
-            )
+            raise UserError(f"images: {len(found)} lists of pictures for {len(wanted)} texts; give one per text")
         for index, (have, want) in enumerate(zip(found, wanted, strict=True)):
             if have != want:
                 where = f"text {index}" if nested else "the text"

@@ -81,9 +81,11 @@ class Case:
 
     @property
     def truncated(self) -> bool:
-        return sum(i != IMAGE_ID for i in self.tensors["input_ids"].flatten().tolist()) > sum(
-            sum(i != self.image_token_id for i in s.input_ids) for s in self.samples
-        ) and len(self.samples) == 1
+        return (
+            sum(i != IMAGE_ID for i in self.tensors["input_ids"].flatten().tolist())
+            > sum(sum(i != self.image_token_id for i in s.input_ids) for s in self.samples)
+            and len(self.samples) == 1
+        )
 
     def batch(self, only: int | None = None) -> dict[str, torch.Tensor]:
         """Left-padded model inputs of all samples, or of one."""

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.parity.golden import Case, find_cases
 
 from proxyv.convert import load_authors
 from proxyv.convert.authors import rename_key, tower_prefix
+from tests.parity.golden import Case, find_cases
 
 FOLDER = Path(os.environ.get("PROXYV_GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden"))
 CASES = find_cases(FOLDER)
@@ -124,9 +124,7 @@ def test_greedy_decoding(variant, case):
         pytest.skip("no trustworthy decoding recorded")
     batch = recorded.batch()
     del batch["labels"]
-    out = model.generate(
-        **batch, max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True
-    )
+    out = model.generate(**batch, max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True)
     new = out.sequences[:, batch["input_ids"].shape[1] :]
     logits = torch.stack(out.logits, 1)
     for sample, (ids, step_logits) in trusted.items():

@@ -191,7 +191,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 def logits():
     torch.manual_seed(0)
-    config = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=50)
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=50)
+    config = LlamaConfig(**sizes)
     return LlamaForCausalLM(config).eval()(torch.arange(10)[None]).logits
 before = logits()
 from tests.tiny import METHODS, tiny_model

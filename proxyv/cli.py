@@ -1,0 +1,314 @@
+"""The command line: `proxyv <command>`, one thin function a command.
+
+Exit codes: 0 on success, 2 on wrong input with one line on what to mend. Fields of a recipe are overridden by their
+name: `proxyv train RECIPE --method.start_layer 16`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from proxyv.config import Recipe, load_recipe
+from proxyv.errors import UserError
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; never returns where the input is wrong (exit code 2)."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(arguments)
+    if args.command is None:
+        parser.print_help()
+        return
+    try:
+        args.overrides = _overrides(rest)
+        if args.overrides and "recipe" not in args:
+            raise UserError(f"unknown option '{rest[0]}'; see `proxyv {args.command} --help`")
+        args.run(args)
+    except UserError as error:
+        print(f"proxyv {args.command}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _overrides(rest: Sequence[str]) -> list[str]:
+    """["--a.b", "1", "--c=2"] → ["a.b=1", "c=2"]."""
+    found, words = [], list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"unexpected argument '{word}'; write overrides as --field.subfield value")
+        name = word[2:]
+        if "=" not in name:
+            if not words or words[0].startswith("--"):
+                raise UserError(f"option '{word}' needs a value: {word} VALUE")
+            name = f"{name}={words.pop(0)}"
+        found.append(name)
+    return found
+
+
+# ── the commands ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def run_quickstart(args: argparse.Namespace) -> None:
+    """The whole mission in small, on this machine: train, evaluate, measure, report."""
+    from proxyv.quickstart import quickstart
+
+    quickstart(Path(args.output), smoke=args.smoke, seed=args.seed)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """Train a recipe's stages in order."""
+    from proxyv.train import train
+
+    print(train(_recipe(args), resume=args.resume))
+
+
+def run_eval(args: argparse.Namespace) -> None:
+    """Evaluate a trained model by generation on a suite of benchmarks."""
+    from proxyv.evaluation import evaluate_suite
+    from proxyv.evaluation.loading import load_for_evaluation
+
+    loaded = load_for_evaluation(args.model, args.device, args.dtype, args.attention)
+    suite = args.suite or loaded.recipe.get("suite")
+    data_root = args.data_root or loaded.recipe.get("data_root")
+    if suite is None or data_root is None:
+        raise UserError(f"{args.model}: has no recipe that names them; give --suite and --data_root")
+    output = Path(args.output or loaded.run / "eval")
+    result = evaluate_suite(
+        loaded.model,
+        loaded.processor,
+        suite,
+        data_root=data_root,
+        output_dir=output,
+        batch_size=args.batch_size,
+        limit=args.limit,
+        resume=args.resume,
+        seed=args.seed,
+        recipe=loaded.recipe,
+    )
+    _show(result, args.json, [f"{name}: {score}" for name, score in _suite_lines(result)])
+
+
+def run_report(args: argparse.Namespace) -> None:
+    """Tables and plots, from result files only."""
+    from proxyv.report import make_report
+
+    for path in make_report(args.paths, args.output):
+        print(path)
+
+
+def run_profile(args: argparse.Namespace) -> None:
+    """Count parameters and prefill FLOPs by running the real forward pass on the meta device."""
+    from proxyv.profiling import profile_recipe
+
+    result = profile_recipe(_recipe(args), crops=args.crops, text_tokens=args.text_tokens, compare=args.compare)
+    _write(args.output, result)
+    _show(result, args.json, _flat_lines(result))
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    """Measure prefill, decoding and memory, interleaved with the compared method in one run."""
+    from proxyv.environment import default_device
+    from proxyv.profiling import bench_recipe
+
+    result = bench_recipe(
+        _recipe(args),
+        compare=args.compare,
+        model_path=args.model,
+        device=args.device or default_device(),
+        dtype=args.dtype,
+        crops=args.crops,
+        text_tokens=args.text_tokens,
+        batch_size=args.batch_size,
+        new_tokens=args.new_tokens,
+        warmup=args.warmup,
+        repeats=args.repeats,
+    )
+    _write(args.output, result)
+    _show(result, args.json, _flat_lines(result))
+
+
+def run_generate(args: argparse.Namespace) -> None:
+    """Answer one question about one or more pictures."""
+    from proxyv.evaluation.loading import answer, load_for_evaluation
+
+    loaded = load_for_evaluation(args.model, args.device, args.dtype, args.attention)
+    text = answer(loaded, args.prompt, args.image, args.max_new_tokens)
+    _show({"answer": text}, args.json, [text])
+
+
+def run_check_data(args: argparse.Namespace) -> None:
+    """Walk through a recipe's data before training: files, pictures, marks, lengths, supervised tokens."""
+    from proxyv.data import check_data
+
+    report = check_data(_recipe(args))
+    _show(report.as_dict(), args.json, report.lines())
+    if report.problems:
+        raise UserError(f"{len(report.problems)} problem(s) in the data; they are listed above")
+
+
+def run_show_sample(args: argparse.Namespace) -> None:
+    """Print one training sample as the model sees it, supervised tokens marked."""
+    from proxyv.data import show_sample
+
+    print(show_sample(_recipe(args), args.data, args.index))
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """Turn a checkpoint of the authors' code into a model folder of ours."""
+    from proxyv.convert import convert_authors
+
+    print(convert_authors(args.source, args.target, args.tower))
+
+
+def run_doctor(args: argparse.Namespace) -> None:
+    """Say what is installed, on which machine, and whether the versions go together."""
+    from proxyv.doctor import diagnose
+
+    report = diagnose()
+    _show(report.as_dict(), args.json, report.lines())
+    if report.faults:
+        raise UserError("; ".join(report.faults))
+
+
+# ── the parser ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+RECIPE_EXAMPLE = "configs/recipes/vicuna-7b-proxyv-l12.yaml"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="proxyv", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="command")
+
+    def command(name: str, run: Command, example: str, figures: bool = False) -> argparse.ArgumentParser:
+        text = (run.__doc__ or "").strip()
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=f"example: proxyv {name} {example}", allow_abbrev=False
+        )
+        sub.set_defaults(run=run)
+        if figures:
+            sub.add_argument("--json", action="store_true", help="print figures as JSON")
+        return sub
+
+    sub = command("quickstart", run_quickstart, "--output runs/quickstart")
+    sub.add_argument("--output", default="runs/quickstart", help="folder for data, runs and the report")
+    sub.add_argument("--smoke", action="store_true", help="a minute's version that learns nothing")
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = command("train", run_train, f"{RECIPE_EXAMPLE} --data_root data --stages.finetune.micro_batch_size 2")
+    _add_recipe(sub)
+    sub.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+
+    sub = command("eval", run_eval, "runs/tiny-full --suite synthetic --batch_size 16", figures=True)
+    _add_model(sub)
+    sub.add_argument("--suite", help="name or YAML file (default: the recipe's)")
+    sub.add_argument("--data_root", help="folder of the benchmarks' files (default: the recipe's)")
+    sub.add_argument("--output", help="folder for results (default: eval/ in the run folder)")
+    sub.add_argument("--batch_size", type=int, default=1)
+    sub.add_argument("--limit", type=int, help="first samples of each benchmark only")
+    sub.add_argument("--resume", action="store_true", help="keep the samples that are already there")
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = command("report", run_report, "runs/tiny-full runs/tiny-proxyv-l2 --output report")
+    sub.add_argument("paths", nargs="+", help="run folders or result files")
+    sub.add_argument("--output", default="report", help="folder for tables and plots")
+
+    sub = command("profile", run_profile, f"{RECIPE_EXAMPLE} --compare full --json", figures=True)
+    _add_recipe(sub)
+    _add_shape(sub)
+
+    sub = command("bench", run_bench, f"{RECIPE_EXAMPLE} --device cuda --dtype bfloat16", figures=True)
+    _add_recipe(sub)
+    _add_shape(sub, compare="full")
+    sub.add_argument("--model", help="folder of trained weights (default: random weights)")
+    sub.add_argument("--device", help="cpu, cuda, … (default: cuda where there is one)")
+    sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    sub.add_argument("--batch_size", type=int, default=1)
+    sub.add_argument("--new_tokens", type=int, default=10, help="decoding steps")
+    sub.add_argument("--warmup", type=int, default=2)
+    sub.add_argument("--repeats", type=int, default=10, help="measured pairs")
+
+    sub = command("generate", run_generate, 'runs/tiny-full --image page.png --prompt "value of C"', figures=True)
+    _add_model(sub)
+    sub.add_argument("--image", action="append", default=[], help="picture file; may be given several times")
+    sub.add_argument("--prompt", required=True, help="the question; <image> marks where the pictures stand")
+    sub.add_argument("--max_new_tokens", type=int, default=128)
+
+    sub = command("check-data", run_check_data, f"{RECIPE_EXAMPLE} --data_root data", figures=True)
+    _add_recipe(sub)
+
+    sub = command("show-sample", run_show_sample, f"{RECIPE_EXAMPLE} --data llava_next --index 3")
+    _add_recipe(sub)
+    sub.add_argument("--data", help="name of the data set in the recipe (default: its first)")
+    sub.add_argument("--index", type=int, default=0)
+
+    sub = command("convert", run_convert, "proxyv_vicuna_7b_layer12 models/vicuna-7b-proxyv-l12")
+    sub.add_argument("source", help="folder of a checkpoint of the authors' code")
+    sub.add_argument("target", help="folder to write")
+    sub.add_argument("--tower", help="folder or hub id of the tower's configuration (default: what theirs names)")
+
+    command("doctor", run_doctor, "--json", figures=True)
+    return parser
+
+
+def _add_recipe(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("recipe", help="recipe YAML; any of its fields may be overridden by --field.subfield value")
+
+
+def _add_shape(sub: argparse.ArgumentParser, compare: str | None = None) -> None:
+    sub.add_argument("--compare", default=compare, help="'full', or another recipe, to compare with")
+    sub.add_argument("--crops", type=int, help="crops of the one picture (default: the most the recipe allows)")
+    sub.add_argument("--text_tokens", type=int, default=50)
+    sub.add_argument("--output", help="JSON file to write the figures to")
+
+
+def _add_model(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", help="run folder or model folder")
+    sub.add_argument("--device", help="cpu, cuda, … (default: cuda where there is one)")
+    sub.add_argument("--dtype", default="auto", help="auto (as saved), float32, bfloat16 or float16")
+    sub.add_argument("--attention", default="sdpa", help="attention back-end: sdpa or eager")
+
+
+# ── small helpers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    return load_recipe(args.recipe, args.overrides)
+
+
+def _show(figures: dict[str, Any], as_json: bool, lines: Sequence[str]) -> None:
+    print(json.dumps(figures, indent=1) if as_json else "\n".join(lines))
+
+
+def _write(path: str | None, figures: dict[str, Any]) -> None:
+    if path is not None:
+        from proxyv.evaluation.results import write_json
+
+        write_json(Path(path), figures)
+
+
+def _flat_lines(figures: dict[str, Any], prefix: str = "") -> list[str]:
+    """One "name: value" line for each figure, large counts with thousands separators."""
+    lines = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            lines += _flat_lines(value, f"{prefix}{name}.")
+        else:
+            shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+            lines.append(f"{prefix}{name}: {shown}")
+    return lines
+
+
+def _suite_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    scores = {**result["benchmarks"], result["suite"]: result["score"]}
+    return [(name, f"{score:.2f}") for name, score in scores.items()]
+
+
+if __name__ == "__main__":
+    main()

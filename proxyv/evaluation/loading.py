@@ -1,0 +1,76 @@
+"""A trained model with all that came with it: run folder → model, processor, recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from proxyv.config import read_yaml
+from proxyv.environment import default_device
+from proxyv.errors import UserError
+from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
+from proxyv.train import find_model
+
+DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to answer, and the resolved recipe it was trained by (empty where the folder has none)."""
+
+    run: Path
+    model: ProxyVForConditionalGeneration
+    processor: ProxyVProcessor
+    recipe: dict[str, Any]
+
+
+def load_for_evaluation(
+    path: str | Path, device: str | None = None, dtype: str = "auto", attention: str = "sdpa"
+) -> Loaded:
+    """Load the model of a run folder, or of a model folder.
+
+    Args:
+        device: default: cuda where there is one, else cpu.
+        dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
+
+    Raises UserError where there is no model, or the weights do not fit.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: '{dtype}' is unknown; use {', '.join(DTYPES)}")
+    folder = find_model(path)
+    run = next((parent for parent in (folder, *folder.parents[:2]) if (parent / "recipe.yaml").is_file()), folder)
+    recipe = OmegaConf.to_container(read_yaml(run / "recipe.yaml")) if (run / "recipe.yaml").is_file() else {}
+    model = ProxyVForConditionalGeneration.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation=attention)
+    place = device or default_device()
+    processor = ProxyVProcessor.from_pretrained(folder)
+    return Loaded(run, model.to(place).eval(), processor, cast("dict[str, Any]", recipe))
+
+
+def answer(loaded: Loaded, prompt: str, images: Sequence[str], max_new_tokens: int) -> str:
+    """The model's greedy answer to one question about picture files, put in front where the prompt has no
+    `<image>` mark. Raises UserError where a file is missing or is no picture."""
+    if "<image>" not in prompt:
+        prompt = "<image>\n" * len(images) + prompt
+    text = loaded.processor.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+    )
+    inputs = loaded.processor(text=[text], images=[[_open(image) for image in images]]).to(loaded.model.device)
+    output = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    new = output[:, inputs["input_ids"].shape[1] :]
+    return loaded.processor.batch_decode(new, skip_special_tokens=True)[0].strip()
+
+
+def _open(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise UserError(f"--image {path}: no such file; give the path of a picture") from error
+    except OSError as error:
+        raise UserError(f"--image {path}: not a readable picture ({error}); give another file") from error

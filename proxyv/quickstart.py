@@ -1,0 +1,91 @@
+"""`proxyv quickstart`: the whole mission in small, on pages that it renders itself.
+
+Stand-ins for the pretrained tower and LLM are trained first, then the paper's two stages. `full` and ProxyV share
+everything up to the captions and each run the instruction stage on the same data in the same order; both are
+evaluated on held-out pages, counted and timed, and put into one table and one plot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from proxyv.config import Recipe, load_recipe
+from proxyv.environment import default_device
+from proxyv.errors import UserError
+from proxyv.evaluation import evaluate_suite
+from proxyv.evaluation.loading import load_for_evaluation
+from proxyv.evaluation.results import write_json
+from proxyv.profiling import bench_recipe, profile_recipe
+from proxyv.report import make_report
+from proxyv.train import train
+
+RECIPES = Path(__file__).parents[1] / "configs" / "recipes"
+COMPARED = ("tiny-full", "tiny-proxyv-l2")
+OWN_STAGE = "instruct"  # the stage that every method runs for itself
+
+SMOKE = (
+    "pages.train_pages=16",
+    "pages.test_pages=2",
+    *(f"stages.{stage}.steps=2" for stage in ("tower", "text", "caption", "instruct")),
+    *(f"stages.{stage}.global_batch_size=4" for stage in ("tower", "text", "caption", "instruct")),
+    *(f"stages.{stage}.micro_batch_size=4" for stage in ("tower", "text", "caption", "instruct")),
+)
+
+
+def quickstart(output: Path, *, smoke: bool = False, seed: int = 0) -> Path:
+    """Run everything below `output`; what is finished there is kept. Returns the report's folder.
+
+    Args:
+        smoke: two steps a stage and a few pages: shows in a minute that everything runs, and learns nothing.
+
+    Raises UserError where the recipes are missing (not a checkout).
+    """
+    if not RECIPES.is_dir():
+        raise UserError(f"{RECIPES}: no recipes; run the quickstart from a checkout of the repository")
+    start = time.perf_counter()
+    settings = [f"data_root={output / 'data'}", f"output_dir={output}", f"seed={seed}", *(SMOKE if smoke else ())]
+    shared = _shared(settings)
+    _say(start, f"training the shared stages: {', '.join(shared.run_stages or [])}")
+    foundation = train(shared, resume=True)
+    runs = [_run(name, settings, foundation, start, smoke) for name in COMPARED]
+    report = output / "report"
+    make_report(runs, report)
+    print((report / "report.md").read_text(encoding="utf-8"))
+    _say(start, f"done; table and plot are in {report}")
+    return report
+
+
+def _shared(settings: Sequence[str]) -> Recipe:
+    recipe = load_recipe(RECIPES / f"{COMPARED[0]}.yaml", [*settings, "name=tiny-shared"])
+    recipe.run_stages = [stage for stage in recipe.stages if stage != OWN_STAGE]
+    return recipe
+
+
+def _run(name: str, settings: Sequence[str], foundation: Path, start: float, smoke: bool) -> Path:
+    """Train, evaluate, count and time one recipe; returns its run folder."""
+    recipe = load_recipe(RECIPES / f"{name}.yaml", [*settings, f"start_from={foundation}"])
+    recipe.run_stages = [OWN_STAGE]
+    _say(start, f"training {name}")
+    run = train(recipe, resume=True)
+    _say(start, f"evaluating {name}")
+    loaded = load_for_evaluation(run)
+    evaluate_suite(
+        loaded.model,
+        loaded.processor,
+        recipe.suite or "synthetic",
+        data_root=recipe.data_root,
+        output_dir=run / "eval",
+        batch_size=32,
+        resume=True,
+        recipe=loaded.recipe,
+    )
+    _say(start, f"measuring {name}")
+    write_json(run / "profile.json", profile_recipe(recipe, compare="full"))
+    write_json(run / "bench.json", bench_recipe(recipe, device=default_device(), repeats=2 if smoke else 20))
+    return run
+
+
+def _say(start: float, what: str) -> None:
+    print(f"[{time.perf_counter() - start:5.0f} s] {what}", flush=True)
