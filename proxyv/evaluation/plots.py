@@ -20,7 +20,7 @@ class Figure:
     runs: int
 
     def text(self, decimals: int) -> str:
-        """ "81.2", or "81.2 ± 0.7" over several runs."""
+        """For tables: "81.2", or "81.2 ± 0.7" over several runs."""
         mean = f"{self.mean:.{decimals}f}"
         return f"{mean} ± {self.spread:.{decimals}f}" if self.runs > 1 else mean
 
