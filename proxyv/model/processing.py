@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 
 from proxyv.config import suggest
@@ -40,6 +40,13 @@ class ProxyVProcessor(ProcessorMixin):
         # Generation continues at the right end of every row, so padding goes to the left, in training as well.
         tokenizer.padding_side = "left"
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> ProxyVProcessor:
+        """Load a saved processor: folder or hub id; `kwargs` as for Hugging Face's tokenizers."""
+        # Not through AutoImageProcessor: transformers before 5.2x asks for torchvision there, which nothing here needs.
+        images = ProxyVImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return cls(images, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs))
 
     def __call__(
         self,
