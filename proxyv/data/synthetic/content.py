@@ -83,6 +83,5 @@ def scatter(rng: np.random.Generator, spec: PageSpec, texts: list[str]) -> list[
     """The texts in their order from top to bottom, each in a row of its own at a random column."""
     rows = pick_rows(rng, spec, len(texts))
     return [
-        Run(row, int(rng.integers(spec.columns - len(text) + 1)), text)
-        for row, text in zip(rows, texts, strict=True)
+        Run(row, int(rng.integers(spec.columns - len(text) + 1)), text) for row, text in zip(rows, texts, strict=True)
     ]

@@ -74,9 +74,7 @@ def _keep_inside(shifts: np.ndarray, run: Run, spec: PageSpec) -> np.ndarray:
     return np.stack([x, y], axis=1)
 
 
-def _draw_text(
-    canvas: np.ndarray, run: Run, cell: int, size: float, shifts: np.ndarray, contrast: np.float32
-) -> None:
+def _draw_text(canvas: np.ndarray, run: Run, cell: int, size: float, shifts: np.ndarray, contrast: np.float32) -> None:
     """Lay the run's characters on the canvas, the darker ink winning where two meet."""
     for place, (character, (shift_x, shift_y)) in enumerate(zip(run.text, shifts.tolist(), strict=True)):
         if character == BLANK:
@@ -88,9 +86,7 @@ def _draw_text(
         np.maximum(target, _glyph(character, size, cell, phase_x, phase_y) * contrast, out=target)
 
 
-def _draw_bar(
-    canvas: np.ndarray, run: Run, cell: int, size: float, shift: np.ndarray, contrast: np.float32
-) -> None:
+def _draw_bar(canvas: np.ndarray, run: Run, cell: int, size: float, shift: np.ndarray, contrast: np.float32) -> None:
     """Lay one solid block over all cells of the run; it moves up and down only."""
     inset = round(BAR_INSET * cell / REFERENCE_CELL)
     left, right = (run.column + 1) * cell + inset, (run.column + 1 + len(run.text)) * cell - inset

@@ -45,9 +45,7 @@ def split_of(kind: str, transcript: str) -> Split:
     return "test" if digest[0] % TEST_SHARE == 0 else "train"
 
 
-def make_page(
-    kind: str, index: int, spec: PageSpec | None = None, *, seed: int, split: Split = "train"
-) -> Page:
+def make_page(kind: str, index: int, spec: PageSpec | None = None, *, seed: int, split: Split = "train") -> Page:
     """Page `index` of a kind: a pure function of its arguments (and of the versions of NumPy and Pillow).
 
     Training and test pages never share their content: every transcript belongs to one split by its checksum,

@@ -22,12 +22,14 @@ def caption_record(name: str, image: str, page: Page) -> Record:
     return image_record(name, image, page, [(TRANSCRIBE, page.transcript)])
 
 
-def text_record(name: str, page: Page, turns: list[Turn]) -> Record:
-    """The same look-ups without a picture: the whole grid, blanks included, stands before the first question.
+def text_record(name: str, page: Page, turns: list[Turn], *, gaps: bool) -> Record:
+    """The same look-ups without a picture; the page's text stands before the first question.
 
-    So characters and gaps come in the order in which the patches of the picture come.
+    gaps: the whole grid, blanks included, so that characters and gaps come in the order of the picture's patches;
+    without, the transcript, from which looking up and copying are learned much sooner.
     """
-    conversations = _conversations(turns, first_prefix="\n".join(page.grid) + "\n")
+    text = "\n".join(page.grid) if gaps else page.transcript
+    conversations = _conversations(turns, first_prefix=text + "\n")
     return {"id": name, "data_source": page.kind, "conversations": conversations}
 
 

@@ -16,9 +16,7 @@ def compose(rng: np.random.Generator, spec: PageSpec) -> Content:
     texts = words(rng, spec.difficulty.scene_words) + numbers(rng, spec.difficulty.scene_numbers)
     texts = [texts[place] for place in rng.permutation(len(texts))]
     sorts = ["number" if text.isdigit() else "word" for text in texts]
-    turns: list[Turn] = [
-        (WHICH[sort], text) for sort, text in zip(sorts, texts, strict=True) if sorts.count(sort) == 1
-    ]
+    turns: list[Turn] = [(WHICH[sort], text) for sort, text in zip(sorts, texts, strict=True) if sorts.count(sort) == 1]
     if len(texts) > 2:
         for place in range(len(texts) - 1):
             upper, lower = texts[place], texts[place + 1]

@@ -35,7 +35,7 @@ from proxyv.data.synthetic.vocabulary import ALPHABET, QUESTION_WORDS, TEXT_CHAR
 from proxyv.errors import UserError
 
 # To be raised with every change that alters a page or a file, so that an old folder is never reused.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 META = "meta.json"
 BAR_DELAY_SECONDS = 2.0
 
@@ -166,7 +166,8 @@ def _write_training(root: Path, spec: PageSpec, arguments: Meta) -> dict[str, in
         page.image.save(root / "images" / image, compress_level=1)
         files["captions"].append(caption_record(name, image, page))
         files["instruct"].append(image_record(name, image, page, pick_turns(page, most, rng)))
-        files["text"].append(text_record(name, page, pick_turns(page, most, rng, transcribe=True)))
+        turns = pick_turns(page, most, rng, transcribe=True)
+        files["text"].append(text_record(name, page, turns, gaps=index % 2 == 1))
         files["glyphs"].append(glyph_record(name, image, page))
     for file, records in files.items():
         _write_json(root / f"{file}.json", records)
