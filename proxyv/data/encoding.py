@@ -1,0 +1,114 @@
+"""One sample → what the model is fed: token ids, labels, crops.
+
+Labels come from the chat template's own `{% generation %}` spans: the rendered conversation is tokenised once, and a
+token is supervised if its characters overlap a span. A template closes the span behind the end token, so exactly
+the answers and their end tokens are learned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from proxyv.data.readers import Sample
+from proxyv.data.synthetic.vocabulary import ALPHABET, BLANK
+from proxyv.errors import UserError
+from proxyv.model.processing import ProxyVProcessor
+
+IGNORED = -100
+GLYPHS = ALPHABET + BLANK  # classes of patch classification
+_CLASS_OF = {character: index for index, character in enumerate(GLYPHS)}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sample as arrays.
+
+    input_ids: (L,) int64, placeholders expanded; empty for patch classification.
+    labels: (L,) int64, −100 where not supervised; (P,) classes of patches for patch classification.
+    crops: (C, S, S, 3) uint8, all pictures in reading order.
+    crops_per_image: crops of each picture.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    crops: np.ndarray
+    crops_per_image: tuple[int, ...]
+
+    @property
+    def supervised(self) -> int:
+        """Number of supervised tokens (or patches)."""
+        return int((self.labels != IGNORED).sum())
+
+
+def check_template(processor: ProxyVProcessor) -> None:
+    """Raise UserError where the chat template does not mark what the assistant says."""
+    if not re.search(r"{%-?\s*generation\s*-?%}", processor.chat_template or ""):
+        raise UserError(
+            "llm.chat_template: has no {% generation %} … {% endgeneration %} around the assistant's turns; "
+            "add them, or no token can be supervised"
+        )
+
+
+def render(processor: ProxyVProcessor, messages: Sequence[dict[str, str]]) -> tuple[str, list[tuple[int, int]]]:
+    """A conversation as text, and the character spans [start, end) of what the assistant says in it."""
+    texts, spans = render_jinja_template(
+        conversations=[list(messages)],
+        chat_template=processor.chat_template,
+        return_assistant_tokens_mask=True,
+        **processor.tokenizer.special_tokens_map,
+    )
+    return texts[0], spans[0]
+
+
+def encode_text(
+    processor: ProxyVProcessor, messages: Sequence[dict[str, str]], crops_per_image: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and labels (L,) of a conversation, each `<image>` expanded to its crops' rows."""
+    text, spans = render(processor, messages)
+    tokens = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    mark, labels = processor.image_token_id, []
+    for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
+        # Later bytes of one character may have empty offsets; they count as one character long.
+        inside = any(start < stop and max(end, start + 1) > begin for begin, stop in spans)
+        labels.append(token if inside or token == mark else IGNORED)
+    input_ids = np.array(processor.expand(tokens["input_ids"], iter(crops_per_image)), dtype=np.int64)
+    expanded = np.array(processor.expand(labels, iter(crops_per_image)), dtype=np.int64)
+    return input_ids, np.where(expanded == mark, IGNORED, expanded)
+
+
+def encode_conversation(
+    processor: ProxyVProcessor, sample: Sample, images: Sequence[Image.Image], image_mode: str | None
+) -> Encoded:
+    """A conversation and its pictures. Several pictures are "pad"ded to one crop each, as the paper trains."""
+    mode = "pad" if len(images) > 1 else image_mode
+    crops = [processor.image_processor.crops(image, mode) for image in images]
+    counts = tuple(len(of_image) for of_image in crops)
+    input_ids, labels = encode_text(processor, sample.messages, counts)
+    return Encoded(input_ids, labels, _stack(processor, [crop for of_image in crops for crop in of_image]), counts)
+
+
+def encode_glyphs(processor: ProxyVProcessor, sample: Sample, image: Image.Image) -> Encoded:
+    """A page and the class of each patch, in raster order. Raises UserError where cells are not patches."""
+    side = round(processor.image_processor.tokens_per_crop**0.5)
+    if len(sample.grid) != side or any(len(row) != side for row in sample.grid):
+        raise UserError(
+            f"data.{sample.source}: record '{sample.id}' has {len(sample.grid)} × {len(sample.grid[0])} cells "
+            f"but a crop has {side} × {side} patches; make pages.rows, pages.columns and pages.cell fit the tower"
+        )
+    try:
+        labels = np.array([_CLASS_OF[character] for row in sample.grid for character in row], dtype=np.int64)
+    except KeyError as error:
+        raise UserError(f"data.{sample.source}: record '{sample.id}' has the unknown character {error}") from error
+    crops = processor.image_processor.crops(image, "pad")
+    return Encoded(np.zeros(0, dtype=np.int64), labels, _stack(processor, crops), (1,))
+
+
+def _stack(processor: ProxyVProcessor, crops: Sequence[np.ndarray]) -> np.ndarray:
+    size = processor.image_processor.crop_size
+    return np.stack(crops) if crops else np.zeros((0, size, size, 3), dtype=np.uint8)

@@ -1,0 +1,163 @@
+"""A stage's samples, encoded, with its policies for bad pictures, long samples and unsupervised ones."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from proxyv.config import Recipe, suggest
+from proxyv.data.encoding import Encoded, check_template, encode_conversation, encode_glyphs
+from proxyv.data.images import BadImageError, blank_image, open_image
+from proxyv.data.readers import Reader, Sample, open_reader
+from proxyv.errors import UserError
+from proxyv.model.processing import ProxyVProcessor
+
+# What happens to samples; every item carries these counts, in this order, so that they reach the log exactly.
+COUNTS = ("bad_images_skipped", "bad_images_substituted", "too_long_skipped", "unsupervised_skipped")
+BAD_IMAGE_POLICIES = ("fail", "skip", "substitute")
+TOO_LONG_POLICIES = ("skip", "fail")
+# Once so many samples were seen, more than half without a supervised token end the run.
+PROBATION = 64
+# So many samples in a row without a usable one end it too.
+PATIENCE = 1000
+CACHE_BYTES = 512 * 2**20
+
+Item = tuple[Encoded, np.ndarray]
+
+
+class TrainingData(Dataset[Item]):
+    """All data sets of a stage in a row. Item i is sample i, or the next usable one, with what was skipped.
+
+    A sample is never cut: one longer than `max_length` (vision and newline rows included) is skipped or refused.
+    A stage that fits `CACHE_BYTES` is encoded once per process.
+
+    Raises UserError for a stage without data, wrong policies, or readers that do not suit the objective; by index
+    for bad pictures and long samples where the policy is "fail", and where too little of the data is usable.
+    """
+
+    def __init__(self, recipe: Recipe, stage: str, processor: ProxyVProcessor):
+        spec = recipe.stages[stage]
+        self.stage, self.processor = stage, processor
+        self.max_length, self.image_mode, self.on_too_long = spec.max_length, spec.image_mode, spec.on_too_long
+        if not spec.data:
+            raise UserError(f"stages.{stage}.data: names no data set; give some of the recipe's `data`")
+        _check_choice(f"stages.{stage}.on_too_long", spec.on_too_long, TOO_LONG_POLICIES)
+        self.readers = [open_reader(recipe, name) for name in spec.data]
+        self._check_readers(spec.objective == "patch_classification")
+        self.ends = list(accumulate(len(reader) for reader in self.readers))
+        self.seen = self.unsupervised = 0
+        self.cache: dict[int, tuple[Encoded | None, np.ndarray]] = {}
+        self.fits: bool | None = None  # whether all samples fit the cache; told by the first
+
+    def _check_readers(self, wants_grid: bool) -> None:
+        for reader in self.readers:
+            _check_choice(f"data.{reader.name}.on_bad_image", reader.spec.on_bad_image, BAD_IMAGE_POLICIES)
+            if reader.has_grid != wants_grid:
+                wanted = "'glyphs'" if wants_grid else "one of conversations"
+                raise UserError(
+                    f"stages.{self.stage}.data: '{reader.name}' has reader '{reader.spec.reader}', "
+                    f"but the stage's objective needs {wanted}"
+                )
+        if not wants_grid:
+            check_template(self.processor)
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def lengths(self) -> list[int]:
+        """Words of each sample, negative for text-only ones."""
+        return [length for reader in self.readers for length in reader.lengths()]
+
+    def locate(self, index: int) -> tuple[Reader, int]:
+        """The reader of a sample, and its index there."""
+        place = bisect_right(self.ends, index)
+        return self.readers[place], index - (self.ends[place - 1] if place else 0)
+
+    def __getitem__(self, index: int) -> Item:
+        counts = np.zeros(len(COUNTS), dtype=np.int64)
+        for candidate in range(index, index + min(PATIENCE, len(self))):
+            encoded, happened = self._encoded(candidate % len(self))
+            counts += happened
+            if encoded is not None:
+                return encoded, counts
+        raise UserError(
+            f"stages.{self.stage}.data: no usable sample from number {index} on ({describe(counts)}); "
+            "see `proxyv check-data`"
+        )
+
+    def _encoded(self, index: int) -> tuple[Encoded | None, np.ndarray]:
+        if index in self.cache:
+            return self.cache[index]
+        counts = np.zeros(len(COUNTS), dtype=np.int64)
+        reader, place = self.locate(index)
+        encoded = self.encode(reader, reader[place], counts)
+        if self.fits is None and encoded is not None:  # the rest will be about as large as the first
+            self.fits = (encoded.crops.nbytes + 2 * encoded.labels.nbytes) * len(self) <= CACHE_BYTES
+        if self.fits:
+            self.cache[index] = (encoded, counts)
+        return encoded, counts
+
+    def encode(self, reader: Reader, sample: Sample, counts: np.ndarray) -> Encoded | None:
+        """One sample under the stage's policies; None where it is skipped, with the reason added to `counts`."""
+        images = self._open(reader, sample, counts)
+        if images is None:
+            return None
+        if sample.grid:
+            return encode_glyphs(self.processor, sample, images[0])
+        encoded = encode_conversation(self.processor, sample, images, self.image_mode)
+        if len(encoded.input_ids) > self.max_length:
+            if self.on_too_long == "fail":
+                raise UserError(
+                    f"{reader.where(sample.id)} takes {len(encoded.input_ids)} tokens, more than "
+                    f"stages.{self.stage}.max_length {self.max_length}; raise it, or set on_too_long to skip"
+                )
+            counts[2] += 1
+            return None
+        self._watch_supervision(encoded)
+        if not encoded.supervised:
+            counts[3] += 1
+            return None
+        return encoded
+
+    def _open(self, reader: Reader, sample: Sample, counts: np.ndarray) -> list[Image.Image] | None:
+        """The sample's pictures under its data set's policy; None where the sample is skipped."""
+        images = []
+        for source in sample.images:
+            try:
+                images.append(open_image(source))
+            except BadImageError as error:
+                if reader.spec.on_bad_image == "fail":
+                    raise UserError(
+                        f"{reader.where(sample.id)}: {error}; mend it, or set data.{reader.name}.on_bad_image "
+                        "to skip or substitute"
+                    ) from error
+                if reader.spec.on_bad_image == "skip":
+                    counts[0] += 1
+                    return None
+                counts[1] += 1
+                images.append(blank_image(self.processor.image_processor.crop_size))
+        return images
+
+    def _watch_supervision(self, encoded: Encoded) -> None:
+        self.seen += 1
+        self.unsupervised += not encoded.supervised
+        if self.seen >= PROBATION and 2 * self.unsupervised > self.seen:
+            raise UserError(
+                f"stages.{self.stage}: {self.unsupervised} of the first {self.seen} samples have no supervised token; "
+                "look at one with `proxyv show-sample` and mend llm.chat_template or the data"
+            )
+
+
+def describe(counts: np.ndarray) -> str:
+    """The counts that are not zero, in words."""
+    named = [f"{name.replace('_', ' ')}: {count}" for name, count in zip(COUNTS, counts.tolist(), strict=True) if count]
+    return ", ".join(named) or "nothing skipped"
+
+
+def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{field}: '{value}' is unknown{suggest(value, choices)}")

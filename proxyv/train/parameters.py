@@ -1,0 +1,101 @@
+"""Module groups: which parameters train, and at which rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from proxyv.config import StageSpec, suggest
+from proxyv.errors import UserError
+from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
+from proxyv.model.vision import patch_features
+
+
+def set_trainable(model: ProxyVForConditionalGeneration, spec: StageSpec, stage: str) -> None:
+    """Let the stage's module groups train and freeze the rest.
+
+    Tower layers behind the feature layer stay frozen: they get no gradient, and processes that train together
+    would wait for one. Raises UserError where nothing trains.
+    """
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(model.module_group(name) in spec.train)
+    if "tower" in spec.train:
+        for parameter in _without_gradient(model):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            f"stages.{stage}.train: no parameter is in {spec.train}; name one of {', '.join(MODULE_GROUPS)}"
+        )
+
+
+def _without_gradient(model: ProxyVForConditionalGeneration) -> list[nn.Parameter]:
+    """The tower's parameters that the features do not depend on, told by one blank crop."""
+    config = model.config.vision_config
+    parameters = list(model.vision_tower.parameters())
+    blank = parameters[0].new_zeros(1, config.num_channels, config.image_size, config.image_size)
+    features = patch_features(model.vision_tower, blank, model.config.feature_layer)
+    gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+    return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+
+
+def check_groups(spec: StageSpec, stage: str) -> None:
+    """Raise UserError for unknown module groups, and for rates of groups that do not train."""
+    for name in spec.train:
+        if name not in MODULE_GROUPS:
+            raise UserError(f"stages.{stage}.train: '{name}' is no module group{suggest(name, MODULE_GROUPS)}")
+    for name in spec.group_learning_rate:
+        if name not in MODULE_GROUPS:
+            hint = suggest(name, MODULE_GROUPS)
+            raise UserError(f"stages.{stage}.group_learning_rate: '{name}' is no module group{hint}")
+
+
+def rate_of(spec: StageSpec, group: str) -> float:
+    """A module group's peak learning rate."""
+    return spec.group_learning_rate.get(group, spec.learning_rate)
+
+
+def parameter_groups(named: list[tuple[str, nn.Parameter]], spec: StageSpec) -> list[dict[str, Any]]:
+    """Optimiser groups: one a module group and kind, kinds being matrices and the rest.
+
+    named: (module group, parameter) of everything that trains. Biases, norms and the newline get no weight decay.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for group, parameter in named:
+        groups.setdefault((group, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {
+            "name": group,
+            "params": parameters,
+            "lr": rate_of(spec, group),
+            "weight_decay": spec.weight_decay if matrices else 0.0,
+        }
+        for (group, matrices), parameters in groups.items()
+    ]
+
+
+def parameter_table(model: ProxyVForConditionalGeneration, spec: StageSpec) -> list[dict[str, Any]]:
+    """One row a module group: name, trainable and total parameters, peak learning rate (None: frozen)."""
+    rows: dict[str, dict[str, Any]] = {
+        name: {"group": name, "trainable": 0, "total": 0, "learning_rate": None} for name in MODULE_GROUPS
+    }
+    for name, parameter in model.named_parameters():
+        group = model.module_group(name)
+        rows[group]["total"] += parameter.numel()
+        rows[group]["trainable"] += parameter.numel() * parameter.requires_grad
+    for name, row in rows.items():
+        if row["trainable"]:
+            row["learning_rate"] = rate_of(spec, name)
+    return list(rows.values())
+
+
+def show_table(rows: list[dict[str, Any]]) -> str:
+    """The table as text; a group without parameters (the method `full`) says so."""
+    lines = [f"{'group':<10} {'trainable':>16} {'total':>16}  learning rate"]
+    for row in rows:
+        rate = "-" if row["learning_rate"] is None else f"{row['learning_rate']:g}"
+        rate = rate if row["total"] else "no parameters"
+        lines.append(f"{row['group']:<10} {row['trainable']:>16,} {row['total']:>16,}  {rate}")
+    return "\n".join(lines)

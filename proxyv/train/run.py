@@ -1,0 +1,41 @@
+"""A recipe → a run folder: its stages in order, each from the model the one before left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxyv.config import Recipe
+from proxyv.data.pages import ensure_pages
+from proxyv.train import ranks
+from proxyv.train.run_folder import is_finished, open_run, run_folder, stage_names
+from proxyv.train.settings import check_stage
+from proxyv.train.stage import run_stage
+
+
+def train(recipe: Recipe, *, resume: bool = False) -> Path:
+    """Train a recipe's stages (`run_stages`, or all) and return the run folder; see run_folder.py for what it holds.
+
+    Works in one process or under torchrun.
+
+    Args:
+        resume: go on with this recipe's interrupted run: finished stages are kept, the interrupted one continues from
+            its last checkpoint, with the losses of a run that was never interrupted.
+
+    Raises UserError for wrong fields or data, and for a run folder that already holds a run.
+    """
+    names, run = stage_names(recipe), run_folder(recipe)
+    for name in names:
+        check_stage(recipe, name)
+    ranks.connect()
+    if ranks.is_main():
+        open_run(recipe, resume)
+    ranks.wait()
+    ensure_pages(recipe)
+    finished = [is_finished(run / name) for name in names]
+    ranks.wait()  # nobody may finish a stage before all have looked
+    start: Path | None = None
+    for name, done in zip(names, finished, strict=True):
+        if not done:
+            run_stage(recipe, name, run / name, start)
+        start = run / name
+    return run

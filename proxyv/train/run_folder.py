@@ -1,0 +1,96 @@
+"""What lies where in a run folder.
+
+    <output_dir>/<name>/recipe.yaml              the resolved recipe
+    <output_dir>/<name>/<stage>/                 a complete model once the stage is finished
+    <output_dir>/<name>/<stage>/checkpoint-N/    a complete model and the state to go on from
+    <output_dir>/<name>/<stage>/log.jsonl        one line every `logging_steps`
+    <output_dir>/<name>/<stage>/finished.json    written last: steps, loss, counts, environment
+
+The model of a run is that of its last stage; it is not copied.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from proxyv.config import Recipe, load_recipe, save_recipe, suggest
+from proxyv.errors import UserError
+
+RECIPE = "recipe.yaml"
+FINISHED = "finished.json"
+LOG = "log.jsonl"
+
+
+def stage_names(recipe: Recipe) -> list[str]:
+    """The stages to run, in order. Raises UserError where there are none, or an unknown one is named."""
+    names = list(recipe.stages) if recipe.run_stages is None else list(recipe.run_stages)
+    if not names:
+        raise UserError("stages: the recipe has no stage to train; add one")
+    for name in names:
+        if name not in recipe.stages:
+            raise UserError(f"run_stages: '{name}' is no stage{suggest(name, recipe.stages)}")
+    return names
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """Where the recipe's run goes."""
+    return Path(recipe.output_dir) / recipe.name
+
+
+def open_run(recipe: Recipe, resume: bool) -> Path:
+    """Make the run folder with its resolved recipe, or check that it may be continued.
+
+    Raises UserError where it holds another recipe's run, or this one's and `resume` is false.
+    """
+    run, names = run_folder(recipe), stage_names(recipe)
+    started = [name for name in names if (run / name).exists()]
+    if not started:
+        run.mkdir(parents=True, exist_ok=True)
+        save_recipe(recipe, run / RECIPE)
+        return run
+    if not (run / RECIPE).is_file() or load_recipe(run / RECIPE) != recipe:
+        raise UserError(f"{run} holds the run of another recipe; choose another name or output_dir")
+    if not resume:
+        state = "a finished run" if is_finished(run / names[-1]) else "an unfinished run"
+        raise UserError(f"{run} holds {state} of this recipe; choose another name, or go on with --resume")
+    return run
+
+
+def is_finished(stage_folder: Path) -> bool:
+    """Whether a stage has run to its end."""
+    return (stage_folder / FINISHED).is_file()
+
+
+def write_finished(stage_folder: Path, record: dict[str, Any]) -> None:
+    """Mark a stage as finished, all at once."""
+    partial = stage_folder / f".{FINISHED}"
+    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    partial.replace(stage_folder / FINISHED)
+
+
+def last_checkpoint(stage_folder: Path) -> Path | None:
+    """The newest complete checkpoint of an interrupted stage; Trainer writes its state file last."""
+    found = [path.parent for path in stage_folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")]
+    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder that `path` means: the folder itself, or the last stage of a finished run.
+
+    Raises UserError where there is none.
+    """
+    path = Path(path)
+    if (path / "config.json").is_file():
+        return path
+    if not (path / RECIPE).is_file():
+        raise UserError(
+            f"{path}: neither a model folder (no config.json) nor a run folder (no {RECIPE}); mend the path"
+        )
+    last = path / stage_names(load_recipe(path / RECIPE))[-1]
+    if not is_finished(last):
+        raise UserError(f"{path}: stage '{last.name}' is not finished; go on with --resume or name a model folder")
+    return last

@@ -1,0 +1,109 @@
+"""A stage's fields → Hugging Face's training arguments, checked first."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from proxyv.config import Recipe, StageSpec, suggest
+from proxyv.errors import UserError
+from proxyv.train.optimizer import OPTIMIZERS
+from proxyv.train.parameters import check_groups
+from proxyv.train.ranks import world_size
+
+OBJECTIVES = ("language_modeling", "patch_classification")
+DTYPES = ("float32", "bfloat16")
+# Our names for Hugging Face's schedules. A trapezoid is flat after the warm-up and falls to zero in the last half.
+SCHEDULES = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant_with_warmup",
+    "trapezoid": "warmup_stable_decay",
+}
+KEPT_CHECKPOINTS = 2
+
+
+def check_stage(recipe: Recipe, stage: str) -> None:
+    """Raise UserError for the first field of a stage that cannot work."""
+    spec = recipe.stages[stage]
+    choices: list[tuple[str, Iterable[str]]] = [
+        ("objective", OBJECTIVES),
+        ("schedule", SCHEDULES),
+        ("optimizer", OPTIMIZERS),
+        ("dtype", DTYPES),
+    ]
+    for field, known in choices:
+        value = getattr(spec, field)
+        if value not in known:
+            raise UserError(f"stages.{stage}.{field}: '{value}' is unknown{suggest(value, list(known))}")
+    check_groups(spec, stage)
+    accumulation(spec, stage)
+    if spec.deepspeed is not None and not Path(spec.deepspeed).is_file():
+        raise UserError(f"stages.{stage}.deepspeed: {spec.deepspeed} does not exist; start from the repository's root")
+    if spec.objective == "patch_classification":
+        if spec.train != ["tower"]:
+            raise UserError(f"stages.{stage}.train: patch_classification trains the tower alone; write [tower]")
+        if spec.deepspeed or spec.save_steps:
+            raise UserError(f"stages.{stage}: patch_classification takes neither deepspeed nor save_steps; remove them")
+
+
+def accumulation(spec: StageSpec, stage: str) -> int:
+    """Micro-batches per optimiser step and process. Raises UserError where the sizes do not divide."""
+    together = spec.micro_batch_size * world_size()
+    if spec.global_batch_size < 1 or together < 1 or spec.global_batch_size % together:
+        raise UserError(
+            f"stages.{stage}.global_batch_size: {spec.global_batch_size} is no multiple of micro_batch_size "
+            f"{spec.micro_batch_size} × {world_size()} process(es); change one of them"
+        )
+    return spec.global_batch_size // together
+
+
+def training_arguments(recipe: Recipe, stage: str, folder: Path, steps: int) -> TrainingArguments:
+    """Trainer's arguments for one stage of `steps` optimiser steps."""
+    spec = recipe.stages[stage]
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    # Renamed in transformers 5; the old name is deprecated in later versions.
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    fields: dict[str, Any] = {
+        checkpointing: spec.gradient_checkpointing,
+        f"{checkpointing}_kwargs": {"use_reentrant": False},
+    }
+    if spec.schedule == "trapezoid":
+        fields["lr_scheduler_kwargs"] = {"num_decay_steps": steps // 2, "decay_type": "linear"}
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        run_name=f"{recipe.name}/{stage}",
+        per_device_train_batch_size=spec.micro_batch_size,
+        gradient_accumulation_steps=accumulation(spec, stage),
+        max_steps=steps,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type=SCHEDULES[spec.schedule],
+        warmup_steps=math.ceil(spec.warmup_ratio * steps),
+        max_grad_norm=spec.max_grad_norm,
+        bf16=spec.dtype == "bfloat16",
+        torch_compile=spec.compile,
+        logging_steps=spec.logging_steps,
+        logging_nan_inf_filter=False,  # a loss that is not finite ends the run instead
+        save_strategy="steps" if spec.save_steps else "no",
+        save_steps=spec.save_steps or 0,
+        save_total_limit=KEPT_CHECKPOINTS,
+        seed=recipe.seed,
+        use_cpu=not torch.cuda.is_available(),
+        report_to=list(recipe.report_to) or "none",
+        remove_unused_columns=False,
+        dataloader_num_workers=spec.dataloader_workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        deepspeed=spec.deepspeed,
+        # Every trained parameter gets a gradient in every micro-batch (the model adds zero-weighted terms).
+        ddp_find_unused_parameters=False,
+        **fields,
+    )
+    if arguments.n_gpu > 1:  # one process drives one GPU; several are torchrun's business
+        arguments._n_gpu = 1
+    return arguments

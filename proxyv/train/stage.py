@@ -1,0 +1,159 @@
+"""One stage: from a model folder (or a fresh model) to a model folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from proxyv.config import Recipe
+from proxyv.data.collate import Collator
+from proxyv.data.order import TrainingOrder, steps_of
+from proxyv.data.training_data import COUNTS, TrainingData
+from proxyv.environment import environment
+from proxyv.errors import UserError
+from proxyv.model.build import build_model, build_processor
+from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.processing import ProxyVProcessor
+from proxyv.train.parameters import parameter_groups, parameter_table, set_trainable, show_table
+from proxyv.train.patches import PatchClassifier
+from proxyv.train.ranks import is_main, wait
+from proxyv.train.run_folder import LOG, find_model, last_checkpoint, write_finished
+from proxyv.train.settings import training_arguments
+from proxyv.train.trainer import StageTrainer
+
+
+def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None) -> None:
+    """Train one stage from the model in `start` (None: the recipe's own start) and leave a complete model in `folder`.
+
+    An interrupted stage goes on from its last checkpoint, or begins anew where there is none.
+    """
+    spec, checkpoint = recipe.stages[stage], last_checkpoint(folder)
+    set_seed(recipe.seed)
+    model, processor = load_start(recipe, start)
+    data = TrainingData(recipe, stage, processor)
+    set_trainable(model, spec, stage)
+    table = parameter_table(model, spec)
+    if is_main():
+        print(f"stage {stage}: {len(data):,} samples\n{show_table(table)}", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        trim_log(folder / LOG, 0 if checkpoint is None else int(checkpoint.name.rsplit("-", 1)[1]))
+        if checkpoint is None:
+            try_saving(model, processor, folder)
+    wait()
+    trainer = make_trainer(recipe, stage, folder, model, processor, data)
+    began = time.perf_counter()
+    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if spec.objective == "language_modeling":
+        trainer.save_model(str(folder))
+    elif is_main():
+        save(model, processor, folder)
+    counts = trainer.accelerator.reduce(trainer.counts.to(trainer.args.device)).tolist()
+    if is_main():
+        record = {
+            "steps": result.global_step,
+            "loss": trainer.state.log_history[-2]["loss"] if len(trainer.state.log_history) > 1 else None,
+            "seconds": time.perf_counter() - began,
+            "samples": dict(zip(COUNTS, counts, strict=True)),
+            "parameters": table,
+            "environment": environment(),
+        }
+        write_finished(folder, record)
+    wait()
+
+
+def load_start(recipe: Recipe, start: Path | None) -> tuple[ProxyVForConditionalGeneration, ProxyVProcessor]:
+    """The model to train, float32 on the CPU, with the recipe's method switched on, and its processor."""
+    source = start or (None if recipe.start_from is None else find_model(recipe.start_from))
+    if source is None:
+        processor = build_processor(recipe)
+        model = build_model(recipe, image_token_id=processor.image_token_id)
+    else:
+        processor = ProxyVProcessor.from_pretrained(source)
+        model = ProxyVForConditionalGeneration.from_pretrained(
+            source, dtype=torch.float32, attn_implementation=recipe.attention
+        )
+        model.switch_method(recipe.method)
+    check_vocabulary(model, processor)
+    sanitise_generation(model)
+    return model, processor
+
+
+def check_vocabulary(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor) -> None:
+    """Raise UserError where the tokenizer knows ids that the LLM has no embedding for (`<image>` needs none)."""
+    largest = max(token for token in processor.tokenizer.get_vocab().values() if token != processor.image_token_id)
+    rows = model.config.text_config.vocab_size
+    if largest >= rows:
+        raise UserError(f"llm.config.vocab_size: {rows} is too small for the tokenizer; use at least {largest + 1}")
+
+
+def sanitise_generation(model: ProxyVForConditionalGeneration) -> None:
+    """Drop sampling settings from a generation configuration that does not sample: saving would refuse them."""
+    config = model.generation_config
+    if config is not None and not config.do_sample:
+        for field in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+            setattr(config, field, None)
+
+
+def make_trainer(
+    recipe: Recipe,
+    stage: str,
+    folder: Path,
+    model: ProxyVForConditionalGeneration,
+    processor: ProxyVProcessor,
+    data: TrainingData,
+) -> StageTrainer:
+    """The stage's trainer. A stage's order of samples depends on the recipe's seed and the stage's name alone."""
+    spec = recipe.stages[stage]
+    steps = spec.steps or steps_of(len(data), spec.global_batch_size, spec.epochs, spec.group_by_length)
+    seed = zlib.crc32(f"{recipe.seed} {stage}".encode())
+    lengths = data.lengths() if spec.group_by_length else None
+    trained: nn.Module = model
+    named = [(model.module_group(name), p) for name, p in model.named_parameters() if p.requires_grad]
+    if spec.objective == "patch_classification":
+        trained = PatchClassifier(model)
+        named += [("tower", parameter) for parameter in trained.head.parameters()]
+    return StageTrainer(
+        spec=spec,
+        groups=parameter_groups(named, spec),
+        order=TrainingOrder(len(data), spec.global_batch_size, steps, seed, lengths),
+        log_file=folder / LOG,
+        model=trained,
+        args=training_arguments(recipe, stage, folder, steps),
+        train_dataset=data,
+        data_collator=Collator(processor),
+        processing_class=processor,
+    )
+
+
+def save(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor, folder: Path) -> None:
+    """A complete model folder: configuration, weights, processor, tokenizer, chat template."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def try_saving(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor, folder: Path) -> None:
+    """Save once before the first step, so that whatever prevents it shows now and not after days of training."""
+    trial = folder / ".trial-save"
+    try:
+        save(model, processor, trial)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: a model cannot be saved there ({' '.join(str(error).split())})") from error
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+
+
+def trim_log(log_file: Path, steps: int) -> None:
+    """Keep the log's lines up to a checkpoint; what came after it will be done again."""
+    if not log_file.is_file():
+        return
+    lines: list[str] = log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    entries: list[tuple[str, dict[str, Any]]] = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
+    log_file.write_text("".join(line for line, entry in entries if entry["step"] <= steps), encoding="utf-8")
