@@ -95,6 +95,7 @@ class TrainingData(Dataset[Item]):
         counts = np.zeros(len(COUNTS), dtype=np.int64)
         reader, place = self.locate(index)
         encoded = self.encode(reader, reader[place], counts)
+        self._watch_supervision(bool(counts[3]))
         if self.fits is None and encoded is not None:  # the rest will be about as large as the first
             self.fits = (encoded.crops.nbytes + 2 * encoded.labels.nbytes) * len(self) <= CACHE_BYTES
         if self.fits:
@@ -117,7 +118,6 @@ class TrainingData(Dataset[Item]):
                 )
             counts[2] += 1
             return None
-        self._watch_supervision(encoded)
         if not encoded.supervised:
             counts[3] += 1
             return None
@@ -142,9 +142,9 @@ class TrainingData(Dataset[Item]):
                 images.append(blank_image(self.processor.image_processor.crop_size))
         return images
 
-    def _watch_supervision(self, encoded: Encoded) -> None:
+    def _watch_supervision(self, unsupervised: bool) -> None:
         self.seen += 1
-        self.unsupervised += not encoded.supervised
+        self.unsupervised += unsupervised
         if self.seen >= PROBATION and 2 * self.unsupervised > self.seen:
             raise UserError(
                 f"stages.{self.stage}: {self.unsupervised} of the first {self.seen} samples have no supervised token; "

@@ -57,22 +57,34 @@ def rate_of(spec: StageSpec, group: str) -> float:
     return spec.group_learning_rate.get(group, spec.learning_rate)
 
 
-def parameter_groups(named: list[tuple[str, nn.Parameter]], spec: StageSpec) -> list[dict[str, Any]]:
-    """Optimiser groups: one a module group and kind, kinds being matrices and the rest.
+def inner_matrices(model: ProxyVForConditionalGeneration) -> set[torch.Tensor]:
+    """Weights of linear layers between embedding and output head: what Muon is made for."""
+    head = model.get_output_embeddings()
+    linear = (module for module in model.modules() if isinstance(module, nn.Linear) and module is not head)
+    return {module.weight for module in linear}
 
-    named: (module group, parameter) of everything that trains. Biases, norms and the newline get no weight decay.
+
+def parameter_groups(
+    named: list[tuple[str, nn.Parameter]], inner: set[torch.Tensor], spec: StageSpec
+) -> list[dict[str, Any]]:
+    """Optimiser groups: for each module group its inner matrices, its other matrices, and the rest.
+
+    Biases, norms and the newline get no weight decay.
+
+    named: (module group, parameter) of everything that trains.
     """
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for group, parameter in named:
-        groups.setdefault((group, parameter.ndim >= 2), []).append(parameter)
+        groups.setdefault((group, parameter in inner, parameter.ndim >= 2), []).append(parameter)
     return [
         {
             "name": group,
+            "inner": is_inner,
             "params": parameters,
             "lr": rate_of(spec, group),
-            "weight_decay": spec.weight_decay if matrices else 0.0,
+            "weight_decay": spec.weight_decay if is_matrix else 0.0,
         }
-        for (group, matrices), parameters in groups.items()
+        for (group, is_inner, is_matrix), parameters in groups.items()
     ]
 
 

@@ -22,7 +22,7 @@ from proxyv.errors import UserError
 from proxyv.model.build import build_model, build_processor
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor
-from proxyv.train.parameters import parameter_groups, parameter_table, set_trainable, show_table
+from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
 from proxyv.train.patches import PatchClassifier
 from proxyv.train.ranks import is_main, wait
 from proxyv.train.run_folder import LOG, find_model, last_checkpoint, write_finished
@@ -122,7 +122,7 @@ def make_trainer(
         named += [("tower", parameter) for parameter in trained.head.parameters()]
     return StageTrainer(
         spec=spec,
-        groups=parameter_groups(named, spec),
+        groups=parameter_groups(named, inner_matrices(model), spec),
         order=TrainingOrder(len(data), spec.global_batch_size, steps, seed, lengths),
         log_file=folder / LOG,
         model=trained,

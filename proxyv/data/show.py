@@ -1,0 +1,81 @@
+"""One training sample as the model sees it, for `proxyv show-sample`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import groupby
+
+import numpy as np
+
+from proxyv.config import Recipe, StageSpec
+from proxyv.data.encoding import GLYPHS, IGNORED, Encoded, render
+from proxyv.data.pages import ensure_pages
+from proxyv.data.readers import Sample
+from proxyv.data.training_data import COUNTS, TrainingData, describe
+from proxyv.errors import UserError
+from proxyv.model.build import build_processor
+from proxyv.model.processing import ProxyVProcessor
+
+
+def show_sample(recipe: Recipe, data_name: str | None = None, index: int = 0) -> str:
+    """Sample `index` of one of the recipe's data sets (default: the first), as text.
+
+    Rendered prompt, crops, and tokens: supervised ones stand in ⟦ ⟧, rows of pictures are counted. Settings are
+    those of the first stage that uses the data set. Raises UserError for an unknown name or index, or a sample that
+    cannot be used.
+    """
+    if not recipe.data:
+        raise UserError("data: the recipe has no data; add a data set")
+    name = data_name or next(iter(recipe.data))
+    ensure_pages(recipe)
+    processor = build_processor(recipe)
+    data = TrainingData(_only(recipe, name), "sample", processor)
+    reader = data.readers[0]
+    if not 0 <= index < len(reader):
+        raise UserError(f"index: {index} is no sample of '{name}'; use 0 to {len(reader) - 1}")
+    sample, counts = reader[index], np.zeros(len(COUNTS), dtype=np.int64)
+    encoded = data.encode(reader, sample, counts)
+    lines = [f"{name} {index} of {len(reader)}: {reader.where(sample.id)}"]
+    lines += [
+        f"image: {len(source)} bytes" if isinstance(source, bytes) else f"image: {source}" for source in sample.images
+    ]
+    if encoded is None:
+        return "\n".join([*lines, f"not usable: {describe(counts)}"])
+    lines.append(f"crops: {list(encoded.crops_per_image)}")
+    return "\n".join([*lines, *(_glyphs(encoded) if sample.grid else _conversation(processor, sample, encoded))])
+
+
+def _only(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with one stage "sample" that reads one data set, with the settings of the stage that uses it."""
+    using = next((spec for spec in recipe.stages.values() if name in spec.data), StageSpec())
+    return replace(recipe, stages={"sample": replace(using, data=[name])})
+
+
+def _conversation(processor: ProxyVProcessor, sample: Sample, encoded: Encoded) -> list[str]:
+    text, _ = render(processor, sample.messages)
+    pictures = int((encoded.input_ids == processor.image_token_id).sum())
+    return [
+        "--- rendered ---",
+        text,
+        f"--- {len(encoded.input_ids)} tokens, {pictures} of pictures, {encoded.supervised} supervised ---",
+        marked_tokens(processor, encoded),
+    ]
+
+
+def marked_tokens(processor: ProxyVProcessor, encoded: Encoded) -> str:
+    """All tokens, split by |; runs of supervised ones in ⟦ ⟧, runs of picture rows as `<image>×n`."""
+    kinds = np.where(encoded.input_ids == processor.image_token_id, 2, encoded.labels != IGNORED)
+    runs = []
+    for kind, members in groupby(
+        zip(kinds.tolist(), encoded.input_ids.tolist(), strict=True), key=lambda pair: pair[0]
+    ):
+        ids = [token for _, token in members]
+        pieces = "|".join(processor.tokenizer.convert_ids_to_tokens(ids))
+        runs.append(f"<image>×{len(ids)}" if kind == 2 else f"⟦{pieces}⟧" if kind else pieces)
+    return " ".join(runs)
+
+
+def _glyphs(encoded: Encoded) -> list[str]:
+    side = round(len(encoded.labels) ** 0.5)
+    rows = ["".join(GLYPHS[label] for label in row) for row in encoded.labels.reshape(side, side)]
+    return [f"--- {len(encoded.labels)} supervised patches ---", *(f"|{row}|" for row in rows)]
