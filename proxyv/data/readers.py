@@ -52,10 +52,8 @@ class Reader:
     has_grid = False  # gives characters of cells instead of conversations
 
     def __init__(self, name: str, spec: DataSpec, data_root: str | Path):
-        if not spec.path:
-            raise UserError(f"data.{name}.path: names no file; give one, relative to data_root")
         self.name, self.spec = name, spec
-        self.file = Path(data_root) / spec.path
+        self.file = source_file(name, spec, data_root)
         self.images = Path(data_root) / (spec.images or "")
         self.table = self.read()
         if not len(self.table):
@@ -85,8 +83,6 @@ class Reader:
 
     def records(self) -> list[dict[str, Any]]:
         """The list of a JSON file, cut to `limit`. Raises UserError where the file is no list of objects."""
-        if not self.file.is_file():
-            raise UserError(f"data.{self.name}.path: {self.file} does not exist; mend it or data_root")
         try:
             loaded = json.loads(self.file.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -118,10 +114,7 @@ class LlavaReader(Reader):
 
     def _read_parquet(self) -> datasets.Dataset:
         """Parquet shards through the Hugging Face cache, which maps them into memory."""
-        files = sorted(str(path) for path in self.file.parent.glob(self.file.name))
-        if not files:
-            raise UserError(f"data.{self.name}.path: {self.file} does not exist; mend it or data_root")
-        table = datasets.Dataset.from_parquet(files)
+        table = datasets.Dataset.from_parquet(sorted(str(path) for path in self.file.parent.glob(self.file.name)))
         if missing := {"id", "conversations"} - set(table.column_names):
             raise UserError(f"data.{self.name}.path: {self.file} has no column {', '.join(sorted(missing))}")
         if "image" in table.column_names:
@@ -192,13 +185,29 @@ READERS: dict[str, type[Reader]] = {"llava": LlavaReader, "glyphs": GlyphReader}
 
 def open_reader(recipe: Recipe, name: str) -> Reader:
     """The reader of one of the recipe's data sets. Raises UserError for an unknown name, reader or file."""
+    check_source(recipe, name)
+    return READERS[recipe.data[name].reader](name, recipe.data[name], recipe.data_root)
+
+
+def check_source(recipe: Recipe, name: str) -> None:
+    """Raise UserError where a data set cannot be opened, without reading it."""
     if name not in recipe.data:
         known = suggest(name, recipe.data) if recipe.data else "; the recipe has no data"
         raise UserError(f"data: there is no data set '{name}'{known}")
     spec = recipe.data[name]
     if spec.reader not in READERS:
         raise UserError(f"data.{name}.reader: '{spec.reader}' is unknown{suggest(spec.reader, READERS)}")
-    return READERS[spec.reader](name, spec, recipe.data_root)
+    source_file(name, spec, recipe.data_root)
+
+
+def source_file(name: str, spec: DataSpec, data_root: str | Path) -> Path:
+    """A data set's file, or pattern of files. Raises UserError where there is none."""
+    if not spec.path:
+        raise UserError(f"data.{name}.path: names no file; give one, relative to data_root")
+    file = Path(data_root) / spec.path
+    if not any(path.is_file() for path in file.parent.glob(file.name)):
+        raise UserError(f"data.{name}.path: {file} does not exist; mend it or data_root")
+    return file
 
 
 def mark_in_front(text: str) -> str:

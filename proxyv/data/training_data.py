@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from proxyv.config import Recipe, suggest
 from proxyv.data.encoding import Encoded, check_template, encode_conversation, encode_glyphs
 from proxyv.data.images import BadImageError, blank_image, open_image
-from proxyv.data.readers import Reader, Sample, open_reader
+from proxyv.data.readers import Reader, Sample, check_source, open_reader
 from proxyv.errors import UserError
 from proxyv.model.processing import ProxyVProcessor
 
@@ -43,8 +43,7 @@ class TrainingData(Dataset[Item]):
         spec = recipe.stages[stage]
         self.stage, self.processor = stage, processor
         self.max_length, self.image_mode, self.on_too_long = spec.max_length, spec.image_mode, spec.on_too_long
-        if not spec.data:
-            raise UserError(f"stages.{stage}.data: names no data set; give some of the recipe's `data`")
+        check_sources(recipe, stage)
         _check_choice(f"stages.{stage}.on_too_long", spec.on_too_long, TOO_LONG_POLICIES)
         self.readers = [open_reader(recipe, name) for name in spec.data]
         self._check_readers(spec.objective == "patch_classification")
@@ -150,6 +149,14 @@ class TrainingData(Dataset[Item]):
                 f"stages.{self.stage}: {self.unsupervised} of the first {self.seen} samples have no supervised token; "
                 "look at one with `proxyv show-sample` and mend llm.chat_template or the data"
             )
+
+
+def check_sources(recipe: Recipe, stage: str) -> None:
+    """Raise UserError where a stage has no data, or some that cannot be opened; nothing is read."""
+    if not recipe.stages[stage].data:
+        raise UserError(f"stages.{stage}.data: names no data set; give some of the recipe's `data`")
+    for name in recipe.stages[stage].data:
+        check_source(recipe, name)
 
 
 def describe(counts: np.ndarray) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from proxyv.config import Recipe
 from proxyv.data.pages import ensure_pages
+from proxyv.data.training_data import check_sources
 from proxyv.train import ranks
 from proxyv.train.run_folder import is_finished, open_run, run_folder, stage_names
 from proxyv.train.settings import check_stage
@@ -31,6 +32,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
         open_run(recipe, resume)
     ranks.wait()
     ensure_pages(recipe)
+    for name in names:  # before days of training in an earlier stage
+        check_sources(recipe, name)
     finished = [is_finished(run / name) for name in names]
     ranks.wait()  # nobody may finish a stage before all have looked
     start: Path | None = None

@@ -37,7 +37,9 @@ def stage_names(recipe: Recipe) -> list[str]:
 
 
 def run_folder(recipe: Recipe) -> Path:
-    """Where the recipe's run goes."""
+    """Where the recipe's run goes. Raises UserError for a recipe without name."""
+    if not recipe.name:
+        raise UserError("name: the recipe has none; give it one, it names the run folder")
     return Path(recipe.output_dir) / recipe.name
 
 

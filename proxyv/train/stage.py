@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import time
@@ -12,11 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from proxyv.config import Recipe
 from proxyv.data.collate import Collator
 from proxyv.data.order import TrainingOrder, steps_of
-from proxyv.data.training_data import COUNTS, TrainingData
+from proxyv.data.training_data import TrainingData
 from proxyv.environment import environment
 from proxyv.errors import UserError
 from proxyv.model.build import build_model, build_processor
@@ -50,23 +52,31 @@ def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None) -> N
     wait()
     trainer = make_trainer(recipe, stage, folder, model, processor, data)
     began = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if spec.objective == "language_modeling":
         trainer.save_model(str(folder))
     elif is_main():
         save(model, processor, folder)
-    counts = trainer.accelerator.reduce(trainer.counts.to(trainer.args.device)).tolist()
     if is_main():
         record = {
-            "steps": result.global_step,
-            "loss": trainer.state.log_history[-2]["loss"] if len(trainer.state.log_history) > 1 else None,
+            "steps": trainer.state.global_step,
+            "loss": next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry),
             "seconds": time.perf_counter() - began,
-            "samples": dict(zip(COUNTS, counts, strict=True)),
+            "samples": trainer.total_counts,
             "parameters": table,
             "environment": environment(),
         }
         write_finished(folder, record)
     wait()
+    release(trainer)
+
+
+def release(trainer: StageTrainer) -> None:
+    """Free a stage's memory. The next stage loads its own model, whole, not sharded by this one's DeepSpeed."""
+    trainer.accelerator.free_memory()
+    trainer.model = trainer.model_wrapped = trainer.optimizer = None
+    unset_hf_deepspeed_config()
+    gc.collect()
 
 
 def load_start(recipe: Recipe, start: Path | None) -> tuple[ProxyVForConditionalGeneration, ProxyVProcessor]:

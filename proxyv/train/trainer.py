@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from proxyv.config import StageSpec
@@ -32,6 +32,15 @@ class ProgressBar(ProgressCallback):
             self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
 
 
+class LogLastStep(TrainerCallback):
+    """The last step is logged even where `logging_steps` does not divide their number."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if state.global_step == state.max_steps:
+            control.should_log = True
+        return control
+
+
 class StageTrainer(Trainer):
     """Trainer of one stage.
 
@@ -47,9 +56,11 @@ class StageTrainer(Trainer):
     ):
         self.spec, self.groups, self.order, self.log_file = spec, groups, order, log_file
         self.counts = torch.zeros(len(COUNTS), dtype=torch.int64)  # of this process
+        self.total_counts = dict.fromkeys(COUNTS, 0)  # of all processes, at the last log entry
         self.started = time.perf_counter()
         self._start_interval()
         super().__init__(**kwargs)
+        self.add_callback(LogLastStep)
         self.remove_callback(ProgressCallback)
         if not self.args.disable_tqdm:
             self.add_callback(ProgressBar)
@@ -88,8 +99,9 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our figures to Trainer's and append them to the log file as one JSON line.
 
-        Fields: step, loss, grad_norm, learning_rate/<group>, tokens_per_second (all rows), supervised_tokens_per_second
-        (both of all processes), data_wait_seconds, peak_memory_gib (of this process), elapsed_seconds, epoch.
+        Fields: step, loss, grad_norm, learning_rate/<group>, tokens_per_second (all rows) and
+        supervised_tokens_per_second of all processes together, data_wait_seconds and peak_memory_gib of this one,
+        elapsed_seconds, epoch, and what was skipped or substituted since the stage began or was resumed.
         """
         if "loss" in logs:
             logs.pop("learning_rate", None)
@@ -106,7 +118,9 @@ class StageTrainer(Trainer):
 
     def _figures(self) -> dict[str, float]:
         now = time.perf_counter()
-        rows, supervised = self.accelerator.reduce(self.tokens.to(self.args.device)).tolist()
+        totals = self.accelerator.reduce(torch.cat([self.tokens, self.counts]).to(self.args.device)).tolist()
+        rows, supervised, *counts = totals
+        self.total_counts = dict(zip(COUNTS, counts, strict=True))
         figures = {
             **{f"learning_rate/{name}": rate for name, rate in self.rates.items()},
             "tokens_per_second": rows / (now - self.interval),
@@ -114,6 +128,7 @@ class StageTrainer(Trainer):
             "data_wait_seconds": self.waited,
             "peak_memory_gib": peak_memory() / 2**30,
             "elapsed_seconds": now - self.started,
+            **{name: count for name, count in self.total_counts.items() if count},
         }
         self._start_interval()
         return figures
