@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from proxyv.config import Recipe
 from proxyv.data.pages import ensure_pages
@@ -40,5 +43,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
     for name, done in zip(names, finished, strict=True):
         if not done:
             run_stage(recipe, name, run / name, start)
+            # The next stage loads its own model, whole: not beside this one's, nor sharded by this one's DeepSpeed.
+            unset_hf_deepspeed_config()
+            gc.collect()
         start = run / name
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import time
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import set_seed
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from proxyv.config import Recipe
 from proxyv.data.collate import Collator
@@ -68,15 +66,6 @@ def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None) -> N
         }
         write_finished(folder, record)
     wait()
-    release(trainer)
-
-
-def release(trainer: StageTrainer) -> None:
-    """Free a stage's memory. The next stage loads its own model, whole, not sharded by this one's DeepSpeed."""
-    trainer.accelerator.free_memory()
-    trainer.model = trainer.model_wrapped = trainer.optimizer = None
-    unset_hf_deepspeed_config()
-    gc.collect()
 
 
 def load_start(recipe: Recipe, start: Path | None) -> tuple[ProxyVForConditionalGeneration, ProxyVProcessor]:
