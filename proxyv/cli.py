@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         args.overrides = _overrides(rest)
-        if args.overrides and "recipe" not in args:
+        if args.overrides and not args.overridable:
             raise UserError(f"unknown option '{rest[0]}'; see `proxyv {args.command} --help`")
         args.run(args)
     except UserError as error:
@@ -59,7 +59,7 @@ def run_quickstart(args: argparse.Namespace) -> None:
     """The whole mission in small, on this machine: train, evaluate, measure, report."""
     from proxyv.quickstart import quickstart
 
-    quickstart(Path(args.output), smoke=args.smoke, seed=args.seed)
+    quickstart(Path(args.output), smoke=args.smoke, seed=args.seed, overrides=args.overrides)
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -92,13 +92,17 @@ def run_eval(args: argparse.Namespace) -> None:
         seed=args.seed,
         recipe=loaded.recipe,
     )
-    _show(result, args.json, [f"{name}: {score}" for name, score in _suite_lines(result)])
+    _show(result, args.json, _suite_lines(result))
 
 
 def run_report(args: argparse.Namespace) -> None:
     """Tables and plots, from result files only."""
-    from proxyv.report import make_report
+    from proxyv.report import make_report, write_into
 
+    if args.into is not None:
+        document, _, name = args.into.partition("#")
+        print(write_into(document, name, args.paths))
+        return
     for path in make_report(args.paths, args.output):
         print(path)
 
@@ -191,12 +195,13 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, epilog=f"example: proxyv {name} {example}", allow_abbrev=False
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, overridable=False)
         if figures:
             sub.add_argument("--json", action="store_true", help="print figures as JSON")
         return sub
 
     sub = command("quickstart", run_quickstart, "--output runs/quickstart")
+    sub.set_defaults(overridable=True)
     sub.add_argument("--output", default="runs/quickstart", help="folder for data, runs and the report")
     sub.add_argument("--smoke", action="store_true", help="a minute's version that learns nothing")
     sub.add_argument("--seed", type=int, default=0)
@@ -218,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("report", run_report, "runs/tiny-full runs/tiny-proxyv-l2 --output report")
     sub.add_argument("paths", nargs="+", help="run folders or result files")
     sub.add_argument("--output", default="report", help="folder for tables and plots")
+    sub.add_argument("--into", metavar="FILE#NAME", help="instead: renew the table of that name in a document")
 
     sub = command("profile", run_profile, f"{RECIPE_EXAMPLE} --compare full --json", figures=True)
     _add_recipe(sub)
@@ -258,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_recipe(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(overridable=True)
     sub.add_argument("recipe", help="recipe YAML; any of its fields may be overridden by --field.subfield value")
 
 
@@ -305,9 +312,13 @@ def _flat_lines(figures: dict[str, Any], prefix: str = "") -> list[str]:
     return lines
 
 
-def _suite_lines(result: dict[str, Any]) -> list[tuple[str, str]]:
-    scores = {**result["benchmarks"], result["suite"]: result["score"]}
-    return [(name, f"{score:.2f}") for name, score in scores.items()]
+def _suite_lines(result: dict[str, Any]) -> list[str]:
+    """One line a benchmark, then the suite's own score."""
+    lines = [
+        f"{name}: {of['main']} {of['main_score']:.2f} ({of['num_samples']} samples)"
+        for name, of in result["benchmarks"].items()
+    ]
+    return [*lines, f"{result['title']}: {result['score_name']} {result['score']:.2f}"]
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def describe_model(model: Any) -> dict[str, Any]:
 
 
 def default_device() -> str:
-    """"cuda" where there is a GPU, else "cpu"."""
+    """ "cuda" where there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

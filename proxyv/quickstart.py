@@ -24,6 +24,7 @@ from proxyv.train import train
 RECIPES = Path(__file__).parents[1] / "configs" / "recipes"
 COMPARED = ("tiny-full", "tiny-proxyv-l2")
 OWN_STAGE = "instruct"  # the stage that every method runs for itself
+EVAL_BATCH = 32  # pages at once, in evaluation and in the timing
 
 SMOKE = (
     "pages.train_pages=16",
@@ -34,18 +35,25 @@ SMOKE = (
 )
 
 
-def quickstart(output: Path, *, smoke: bool = False, seed: int = 0) -> Path:
+def quickstart(output: Path, *, smoke: bool = False, seed: int = 0, overrides: Sequence[str] = ()) -> Path:
     """Run everything below `output`; what is finished there is kept. Returns the report's folder.
 
     Args:
         smoke: two steps a stage and a few pages: shows in a minute that everything runs, and learns nothing.
+        overrides: fields of the tiny recipes, as `load_recipe` takes them.
 
     Raises UserError where the recipes are missing (not a checkout).
     """
     if not RECIPES.is_dir():
         raise UserError(f"{RECIPES}: no recipes; run the quickstart from a checkout of the repository")
     start = time.perf_counter()
-    settings = [f"data_root={output / 'data'}", f"output_dir={output}", f"seed={seed}", *(SMOKE if smoke else ())]
+    settings = [
+        f"data_root={output / 'data'}",
+        f"output_dir={output}",
+        f"seed={seed}",
+        *(SMOKE if smoke else ()),
+        *overrides,
+    ]
     shared = _shared(settings)
     _say(start, f"training the shared stages: {', '.join(shared.run_stages or [])}")
     foundation = train(shared, resume=True)
@@ -77,13 +85,16 @@ def _run(name: str, settings: Sequence[str], foundation: Path, start: float, smo
         recipe.suite or "synthetic",
         data_root=recipe.data_root,
         output_dir=run / "eval",
-        batch_size=32,
+        batch_size=EVAL_BATCH,
         resume=True,
         recipe=loaded.recipe,
     )
     _say(start, f"measuring {name}")
     write_json(run / "profile.json", profile_recipe(recipe, compare="full"))
-    write_json(run / "bench.json", bench_recipe(recipe, device=default_device(), repeats=2 if smoke else 20))
+    write_json(
+        run / "bench.json",
+        bench_recipe(recipe, device=default_device(), batch_size=EVAL_BATCH, repeats=2 if smoke else 20),
+    )
     return run
 
 

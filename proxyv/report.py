@@ -13,6 +13,7 @@ shown as "–". No figure is ever typed by hand.
 from __future__ import annotations
 
 import csv
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +24,10 @@ from proxyv.config import read_yaml
 from proxyv.errors import UserError
 from proxyv.evaluation.plots import Figure, Panel, Point, plot_scores
 from proxyv.evaluation.results import read_json
+from proxyv.published import published_figure
 
 ABSENT = "–"
-FLOPS, FLOPS_SAVED = "decoder GFLOPs", "FLOPs reduction %"
+FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED = "decoder GFLOPs", "FLOPs reduction %", "published FLOPs reduction %"
 PREFILL, PREFILL_SAVED = "prefill ms", "prefill time reduction %"
 
 
@@ -79,6 +81,21 @@ def make_report(paths: Sequence[str | Path], output_dir: str | Path) -> list[Pat
     write_csv(table, numbers)
     plot_scores(_panels(table), picture)
     return [markdown, numbers, picture]
+
+
+def write_into(document: str | Path, name: str, paths: Sequence[str | Path]) -> Path:
+    """Replace what stands in a document between `<!-- table: NAME -->` and `<!-- end of table -->` by the runs' table.
+
+    Raises UserError where the document has no such place.
+    """
+    document = Path(document)
+    text = document.read_text(encoding="utf-8") if document.is_file() else ""
+    place = re.compile(rf"(<!-- table: {re.escape(name)} .*?-->\n).*?(<!-- end of table -->)", re.DOTALL)
+    if not place.search(text):
+        raise UserError(f"{document}: has no place '<!-- table: {name} … -->' … '<!-- end of table -->'; add one")
+    table = to_markdown(tabulate(find_runs(paths)))
+    document.write_text(place.sub(lambda found: f"{found[1]}\n{table}\n{found[2]}", text), encoding="utf-8")
+    return document
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Run]:
@@ -153,6 +170,9 @@ def _read_profile(run: Run, profile: Mapping[str, Any]) -> None:
         run.costs[FLOPS] = flops / 1e9
     if reduction is not None:
         run.costs[FLOPS_SAVED] = 100 * reduction
+    published = published_figure(run.recipe, "flops_reduction_pct")
+    if published is not None:
+        run.costs[FLOPS_PUBLISHED] = published
 
 
 def _read_bench(run: Run, bench: Mapping[str, Any]) -> None:
@@ -178,7 +198,7 @@ def tabulate(runs: Sequence[Run]) -> Table:
         groups.setdefault(run.recipe, []).append(run)
     suites = _ordered(run.suites for run in runs)
     present = _ordered(run.costs for run in runs)
-    costs = [name for name in (FLOPS, FLOPS_SAVED, PREFILL, PREFILL_SAVED) if name in present]
+    costs = [name for name in (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, PREFILL, PREFILL_SAVED) if name in present]
     columns = [*_ordered(run.scores for run in runs), *suites, *costs]
     rows = [Row(recipe, len(group), _figures(group, columns)) for recipe, group in groups.items()]
     return Table(rows, columns, suites, _notes(runs))
@@ -226,7 +246,9 @@ def _cell(row: Row, column: str) -> str:
     if figure is None:
         return ABSENT
     decimals = 2 if column in (FLOPS, PREFILL) and abs(figure.mean) < 100 else 1
-    counted = column in (FLOPS, FLOPS_SAVED) and figure.spread == 0  # not measured, so no spread to speak of
+    counted = (
+        column in (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED) and figure.spread == 0
+    )  # not measured, so no spread to speak of
     return f"{figure.mean:.{decimals}f}" if counted else figure.text(decimals)
 
 

@@ -125,8 +125,7 @@ def test_benchmark_columns_mean_what_the_real_ones_mean(root: Path) -> None:
 
 def test_scene_benchmarks_share_no_page(root: Path) -> None:
     pictures = [
-        {np.asarray(row["image"]).tobytes() for row in benchmark(root, name)}
-        for name in ("textvqa", "ocrbench")
+        {np.asarray(row["image"]).tobytes() for row in benchmark(root, name)} for name in ("textvqa", "ocrbench")
     ]
     assert not pictures[0] & pictures[1]
 

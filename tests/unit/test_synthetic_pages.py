@@ -40,10 +40,7 @@ def pages(kind: str, spec: PageSpec, count: int = 12) -> list[Page]:
 
 
 def same(one: Page, other: Page) -> bool:
-    return (
-        replace(one, image=None) == replace(other, image=None)
-        and one.image.tobytes() == other.image.tobytes()
-    )
+    return replace(one, image=None) == replace(other, image=None) and one.image.tobytes() == other.image.tobytes()
 
 
 @every_spec
@@ -55,9 +52,7 @@ def test_page_has_the_promised_shape(kind: str, spec: PageSpec) -> None:
         assert len(page.grid) == spec.rows
         assert {len(line) for line in page.grid} == {spec.columns}
         assert set("".join(page.grid)) <= set(ALPHABET + " ")
-        assert page.transcript == "\n".join(
-            re.sub(" +", " ", line.strip()) for line in page.grid if line.strip()
-        )
+        assert page.transcript == "\n".join(re.sub(" +", " ", line.strip()) for line in page.grid if line.strip())
         assert page.turns
         assert len({question for question, _ in page.turns}) == len(page.turns)
 
@@ -77,9 +72,7 @@ def test_question_words_come_from_the_templates() -> None:
     used = {
         word
         for kind in KINDS
-        for page in pages(kind, SPECS["hard"], 30)
-        + pages(kind, SPECS["easy"], 10)
-        + pages(kind, SPECS["medium"])
+        for page in pages(kind, SPECS["hard"], 30) + pages(kind, SPECS["easy"], 10) + pages(kind, SPECS["medium"])
         for question, _ in page.turns
         for word in re.findall("[a-z]+", question)
     }

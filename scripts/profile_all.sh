@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Count the FLOPs of every full-size recipe that saves some, into eval/results/profiles/<recipe>/profile.json.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+proxyv_environment ''
+cd "$PROXYV_ROOT"
+for recipe in configs/recipes/*-l*.yaml; do
+  name="$(basename "$recipe" .yaml)"
+  case "$name" in tiny-*) continue ;; esac
+  proxyv profile "$recipe" --compare full --output "eval/results/profiles/$name/profile.json" >/dev/null
+  printf '%s\n' "$name"
+done

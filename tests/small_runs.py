@@ -1,0 +1,75 @@
+"""Recipes of runs that take a second or two: tiny random models on a handful of synthetic pages or records."""
+
+import json
+from pathlib import Path
+
+from proxyv.config import DataSpec, PagesSpec, StageSpec
+from tests.tiny import METHODS, picture, tiny_recipe
+
+ALL_GROUPS = ["tower", "projector", "newline", "method", "llm"]
+PROXYV = METHODS[1]
+
+
+def stage(data, **fields):
+    """A stage of four logged steps with batches of four."""
+    defaults = dict(
+        train=ALL_GROUPS,
+        global_batch_size=4,
+        micro_batch_size=4,
+        steps=4,
+        logging_steps=1,
+        image_mode="pad",
+        warmup_ratio=0.0,
+        schedule="constant",
+    )
+    return StageSpec(data=data, **{**defaults, **fields})
+
+
+def page_recipe(folder, method=PROXYV, **stages):
+    """A recipe on synthetic pages in `folder`, runs below it; `stages` by name, or one that mixes all data."""
+    recipe = tiny_recipe(method=method, output_dir=str(folder / "runs"), data_root=str(folder / "pages"))
+    recipe.pages = PagesSpec(kinds=["documents", "charts"], train_pages=6)
+    recipe.data = {
+        "glyphs": DataSpec("glyphs", "glyphs.json", "images"),
+        "text": DataSpec("llava", "text.json"),
+        "captions": DataSpec("llava", "captions.json", "images"),
+        "instruct": DataSpec("llava", "instruct.json", "images"),
+    }
+    recipe.stages = stages or {"mixed": stage(["captions", "text"])}
+    return recipe
+
+
+def record_recipe(folder, records, spec=None, **stage_fields):
+    """A recipe with one data set "records" of LLaVA records, whose pictures lie in `folder`/images."""
+    folder = Path(folder)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "records.json").write_text(json.dumps(records))
+    recipe = tiny_recipe(output_dir=str(folder / "runs"), data_root=str(folder))
+    recipe.data = {"records": spec or DataSpec("llava", "records.json", "images")}
+    recipe.stages = {"only": stage(["records"], **stage_fields)}
+    return recipe
+
+
+def record(identity, question, answer="A", image=None):
+    """One LLaVA record with one turn."""
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": identity, **({} if image is None else {"image": image}), "conversations": turns}
+
+
+def save_picture(folder, name, width=60, height=40, seed=0, **options):
+    """A random picture in `folder`/images; returns its name."""
+    path = Path(folder) / "images" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(width, height, seed).save(path, **options)
+    return name
+
+
+def read_log(run, stage_name):
+    """The entries of a stage's log."""
+    return [json.loads(line) for line in (Path(run) / stage_name / "log.jsonl").read_text().splitlines()]
+
+
+def figures(run, stage_name):
+    """What must repeat exactly: step, loss, gradient norm, rates."""
+    fixed = ("step", "loss", "grad_norm", "learning_rate/llm")
+    return [{key: entry.get(key) for key in fixed} for entry in read_log(run, stage_name)]

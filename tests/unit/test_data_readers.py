@@ -1,0 +1,160 @@
+"""Readers: from files to samples, and one clear line for what is wrong with a file."""
+
+import io
+import json
+
+import datasets
+import pytest
+
+from proxyv.config import DataSpec
+from proxyv.data.images import BadImageError, open_image
+from proxyv.data.readers import LlavaReader, mark_in_front, open_reader
+from proxyv.errors import UserError
+from tests.small_runs import page_recipe, record, record_recipe, save_picture
+from tests.tiny import picture
+
+TURNS = [{"from": "human", "value": "<image>\nA"}, {"from": "gpt", "value": "B"}]
+
+
+def reader(folder, records, **fields):
+    (folder / "records.json").write_text(json.dumps(records))
+    return LlavaReader("records", DataSpec("llava", "records.json", "images", **fields), folder)
+
+
+def test_llava_record_becomes_a_sample(tmp_path):
+    found = reader(tmp_path, [{"id": 7, "image": "a/b.png", "source": "x", "conversations": TURNS}])[0]
+    assert (found.id, found.source, found.images) == ("7", "records", (tmp_path / "images" / "a" / "b.png",))
+    assert found.messages == ({"role": "user", "content": "<image>\nA"}, {"role": "assistant", "content": "B"})
+
+
+def test_records_of_unlike_shapes_share_a_table(tmp_path):
+    two = [{"from": "human", "value": "<image> and <image>"}, {"from": "gpt", "value": "B"}]
+    records = [
+        {"id": 1, "image": "a.png", "conversations": TURNS},
+        {"id": "x", "image": ["a.png", "b.png"], "conversations": two},
+        {"image": None, "conversations": [{"from": "human", "value": "  A"}, {"from": "gpt", "value": "B"}]},
+    ]
+    samples = list(reader(tmp_path, records))
+    assert [len(sample.images) for sample in samples] == [1, 2, 0]
+    assert [sample.id for sample in samples] == ["1", "x", "2"]
+    assert samples[1].messages[0]["content"] == "<image> and <image>"
+    assert samples[2].messages[0]["content"] == "  A"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("what? <image>", "<image>\nwhat?"),
+        ("a <image> b\n", "<image>\na  b"),
+        ("<image>\n  keep ", "<image>\n  keep "),
+        ("<image>", "<image>"),
+        ("  blanks ", "  blanks "),
+        ("<image> or <image> ", "<image> or <image> "),
+    ],
+)
+def test_a_single_mark_goes_to_the_front(text, expected):
+    assert mark_in_front(text) == expected
+
+
+def test_answer_before_any_question_is_dropped(tmp_path):
+    turns = [{"from": "gpt", "value": "hello"}, *TURNS]
+    assert reader(tmp_path, [{"image": "a.png", "conversations": turns}])[0].messages[0]["role"] == "user"
+
+
+def test_limit_and_lengths(tmp_path):
+    records = [record("a", "<image>\none two", "three", "a.png"), record("b", "one", "two"), record("c", "x", "y")]
+    found = reader(tmp_path, records, limit=2)
+    assert len(found) == 2
+    assert found.lengths() == [4, -2]
+
+
+def test_parquet_with_pictures_inside(tmp_path):
+    buffer = io.BytesIO()
+    picture(30, 20).save(buffer, format="PNG")
+    rows = {
+        "id": ["a", "b", "c"],
+        "conversations": [TURNS, [{"from": "human", "value": "A"}, {"from": "gpt", "value": "B"}], TURNS],
+        "data_source": ["x", "y", "x"],
+        "image": [{"bytes": buffer.getvalue(), "path": None}, None, {"bytes": buffer.getvalue(), "path": "p.png"}],
+    }
+    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image(decode=False))
+    table.select(range(2)).to_parquet(tmp_path / "train-0.parquet")
+    table.select(range(2, 3)).to_parquet(tmp_path / "train-1.parquet")
+    found = LlavaReader("next", DataSpec("llava", "train-*.parquet"), tmp_path)
+    assert [sample.id for sample in found] == ["a", "b", "c"]
+    assert found.lengths() == [2, -2, 2]
+    assert open_image(found[0].images[0]).size == (30, 20)
+    assert found[1].images == ()
+
+
+def test_glyphs(tmp_path):
+    from proxyv.data.pages import ensure_pages
+
+    recipe = page_recipe(tmp_path)
+    ensure_pages(recipe)
+    found = open_reader(recipe, "glyphs")
+    assert len(found[0].grid) == 8 and all(len(row) == 8 for row in found[0].grid)
+    assert open_image(found[0].images[0]).size == (112, 112)
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([record("r1", "no mark", image="a.png")], "records.json: record 'r1' has 0 <image> mark.* 1 image"),
+        ([record("r2", "<image>\nA")], "record 'r2' has 1 <image> mark.* 0 image.*make them equal"),
+        ([{"id": "r3"}], "record 'r3' has no 'conversations'"),
+        ([{"id": "r4", "conversations": [{"from": "humna", "value": "A"}]}], "record 'r4'.*did you mean 'human'"),
+        ([{"id": "r5", "conversations": [{"from": "human"}]}], "record 'r5'.*'value'"),
+        ({"a": 1}, "must hold a JSON list"),
+        ([], "holds no record"),
+    ],
+)
+def test_wrong_records_are_named(tmp_path, records, message):
+    with pytest.raises(UserError, match=message) as raised:
+        reader(tmp_path, records)[0]
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (DataSpec("llava", "none.json"), "data.records.path: .*none.json does not exist"),
+        (DataSpec("llava", ""), "data.records.path: names no file"),
+        (DataSpec("lava", "records.json"), "data.records.reader: 'lava'.*did you mean 'llava'"),
+    ],
+)
+def test_wrong_data_sets_are_named(tmp_path, spec, message):
+    recipe = record_recipe(tmp_path, [record("a", "b")], spec)
+    with pytest.raises(UserError, match=message):
+        open_reader(recipe, "records")
+
+
+def test_unknown_data_set_suggests_the_nearest(tmp_path):
+    with pytest.raises(UserError, match="'record'; did you mean 'records'"):
+        open_reader(record_recipe(tmp_path, [record("a", "b")]), "record")
+
+
+def test_broken_json_is_named(tmp_path):
+    recipe = record_recipe(tmp_path, [])
+    (tmp_path / "records.json").write_text("[{")
+    with pytest.raises(UserError, match="records.json is not valid JSON"):
+        open_reader(recipe, "records")
+
+
+def test_pictures_are_told_by_content_not_by_name(tmp_path):
+    save_picture(tmp_path, "page.jpg", format="GIF")
+    image = open_image(tmp_path / "images" / "page.jpg")
+    assert (image.mode, image.size) == ("RGB", (60, 40))
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "truncated", "text"])
+def test_bad_pictures_raise_one_error(tmp_path, fault):
+    path = tmp_path / "images" / save_picture(tmp_path, "page.png")
+    whole = path.read_bytes()
+    content = {"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"<html>404</html>"}
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[fault])
+    with pytest.raises(BadImageError, match="page.png"):
+        open_image(path)

@@ -1,0 +1,117 @@
+"""What is supervised, per chat template: answers and their end tokens, nothing else."""
+
+from itertools import groupby
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from proxyv.data.encoding import IGNORED, check_template, encode_text, render
+from proxyv.errors import UserError
+from proxyv.model.image_processing import ProxyVImageProcessor
+from proxyv.model.processing import ProxyVProcessor, chat_template
+
+SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"]
+CORPUS = [
+    "A chat between a curious user and an artificial intelligence assistant. USER: ASSISTANT:",
+    "What is the capital of France? The capital is Paris. And of Italy? Rome, of course.",
+]
+TEMPLATES = ("vicuna_v1", "qwen", "llama3", "characters")
+END = {"vicuna_v1": "</s>", "qwen": "<|im_end|>", "llama3": "<|eot_id|>", "characters": "</s>"}
+BEGIN = {"vicuna_v1": " ", "qwen": "", "llama3": "", "characters": ""}
+TWO_TURNS = [
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "Paris."},
+    {"role": "user", "content": "And is Paris. the capital of Italy?"},
+    {"role": "assistant", "content": "Rome é世, of course."},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    specials = ["<pad>", "<s>", "</s>", "<answer>", *SPECIAL]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(CORPUS * 4, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<answer>", *SPECIAL],
+    )
+
+
+@pytest.fixture(params=TEMPLATES)
+def template(request):
+    return request.param
+
+
+@pytest.fixture
+def processor(tokenizer, template):
+    return ProxyVProcessor(ProxyVImageProcessor(crop_size=56, tokens_per_crop=16), tokenizer, chat_template(template))
+
+
+def supervised_runs(processor, messages, crops=()):
+    """The text of each run of supervised tokens."""
+    ids, labels = encode_text(processor, messages, crops)
+    assert np.array_equal(labels[labels != IGNORED], ids[labels != IGNORED])
+    pairs = zip(labels != IGNORED, ids.tolist(), strict=True)
+    runs = [(kind, [i for _, i in members]) for kind, members in groupby(pairs, key=lambda pair: pair[0])]
+    return [processor.tokenizer.decode(members) for kind, members in runs if kind]
+
+
+def test_only_answers_and_end_tokens_are_supervised(processor, template):
+    begin, end = BEGIN[template], END[template]
+    assert supervised_runs(processor, TWO_TURNS) == [f"{begin}Paris.{end}", f"{begin}Rome é世, of course.{end}"]
+
+
+def test_empty_answer_supervises_the_end_token(processor, template):
+    messages = [TWO_TURNS[0], {"role": "assistant", "content": ""}]
+    assert supervised_runs(processor, messages) == [BEGIN[template] + END[template]]
+
+
+def test_trailing_question_and_own_system_line_are_not_supervised(processor, template):
+    messages = TWO_TURNS[:3]
+    if template != "characters":
+        messages = [{"role": "system", "content": "The capital is Paris."}, *messages]
+    assert supervised_runs(processor, messages) == [f"{BEGIN[template]}Paris.{END[template]}"]
+
+
+def test_several_images_expand_without_labels(processor, template):
+    messages = [
+        {"role": "user", "content": "What <image> is <image> the capital?"},
+        {"role": "assistant", "content": "Paris."},
+        {"role": "user", "content": "<image>\nAnd Italy?"},
+        {"role": "assistant", "content": "Rome"},
+    ]
+    ids, labels = encode_text(processor, messages, [3, 1, 2])
+    pictures = ids == processor.image_token_id
+    assert pictures.sum() == (3 + 1 + 2) * 17
+    assert (labels[pictures] == IGNORED).all()
+    begin, end = BEGIN[template], END[template]
+    assert supervised_runs(processor, messages, [3, 1, 2]) == [f"{begin}Paris.{end}", f"{begin}Rome{end}"]
+
+
+def test_prompt_at_generation_is_the_prefix_that_was_trained(processor, template):
+    prompt = processor.apply_chat_template(TWO_TURNS[:3], add_generation_prompt=True, tokenize=False)
+    prompt_ids = processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    ids, labels = encode_text(processor, TWO_TURNS, [])
+    assert ids[: len(prompt_ids)].tolist() == prompt_ids
+    assert labels[len(prompt_ids)] != IGNORED and labels[len(prompt_ids) - 1] == IGNORED
+
+
+def test_rendering_for_labels_equals_rendering_for_generation(processor):
+    assert render(processor, TWO_TURNS)[0] == processor.apply_chat_template(TWO_TURNS, tokenize=False)
+
+
+def test_template_without_generation_spans_is_refused(tokenizer):
+    processor = ProxyVProcessor(ProxyVImageProcessor(), tokenizer, "{{ messages[0].content }}")
+    with pytest.raises(UserError, match="llm.chat_template.*generation"):
+        check_template(processor)
