@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from proxyv.config import Recipe, load_recipe
 from proxyv.errors import UserError
 
@@ -32,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"unknown option '{rest[0]}'; see `proxyv {args.command} --help`")
         args.run(args)
     except UserError as error:
-        print(f"proxyv {args.command}: {error}", file=sys.stderr)
+        # Not print: a progress bar may stand on the current line.
+        tqdm.write(f"proxyv {args.command}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -4,7 +4,7 @@ A run is a folder that holds any of
 
     eval/<benchmark>.json, eval/suite-<suite>.json    written by proxyv/evaluation
     profile.json                                      decoder_flops, decoder_flops_reduction, …
-    bench.json                                        prefill_ms, prefill_time_ratio, …
+    bench.json                                        prefill_time_ratio, …
 
 Runs of one recipe name (several seeds) make one row: mean ± sample standard deviation. What no file tells is
 shown as "–". No figure is ever typed by hand.
@@ -28,7 +28,7 @@ from proxyv.published import published_figure
 
 ABSENT = "–"
 FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED = "decoder GFLOPs", "FLOPs reduction %", "published FLOPs reduction %"
-PREFILL, PREFILL_SAVED = "prefill ms", "prefill time reduction %"
+PREFILL_SAVED = "prefill time reduction %"
 
 
 @dataclass
@@ -176,9 +176,7 @@ def _read_profile(run: Run, profile: Mapping[str, Any]) -> None:
 
 
 def _read_bench(run: Run, bench: Mapping[str, Any]) -> None:
-    milliseconds, ratio = _find(bench, "prefill_ms"), _find(bench, "prefill_time_ratio")
-    if milliseconds is not None:
-        run.costs[PREFILL] = milliseconds
+    ratio = _find(bench, "prefill_time_ratio")  # a time on its own is no figure: it changes with the machine's mood
     if ratio is not None:
         run.costs[PREFILL_SAVED] = 100 * (1 - ratio)
 
@@ -198,7 +196,7 @@ def tabulate(runs: Sequence[Run]) -> Table:
         groups.setdefault(run.recipe, []).append(run)
     suites = _ordered(run.suites for run in runs)
     present = _ordered(run.costs for run in runs)
-    costs = [name for name in (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, PREFILL, PREFILL_SAVED) if name in present]
+    costs = [name for name in (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, PREFILL_SAVED) if name in present]
     columns = [*_ordered(run.scores for run in runs), *suites, *costs]
     rows = [Row(recipe, len(group), _figures(group, columns)) for recipe, group in groups.items()]
     return Table(rows, columns, suites, _notes(runs))
@@ -245,7 +243,7 @@ def _cell(row: Row, column: str) -> str:
     figure = row.figures.get(column)
     if figure is None:
         return ABSENT
-    decimals = 2 if column in (FLOPS, PREFILL) and abs(figure.mean) < 100 else 1
+    decimals = 2 if column == FLOPS and abs(figure.mean) < 100 else 1
     counted = (
         column in (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED) and figure.spread == 0
     )  # not measured, so no spread to speak of
@@ -272,7 +270,8 @@ def _panels(table: Table) -> list[Panel]:
     """The plot: the first suite's score (else the first column's) against decoder FLOPs and prefill time."""
     score = next(iter([*table.suites, *table.columns]), "score")
     panels = []
-    for cost, axis in ((FLOPS, "decoder FLOPs of the prefill (GFLOP)"), (PREFILL, "prefill time (ms)")):
+    saved = "prefill time saved against its baseline in the same run (%)"
+    for cost, axis in ((FLOPS, "decoder FLOPs of the prefill (GFLOP)"), (PREFILL_SAVED, saved)):
         rows = [row for row in table.rows if score in row.figures and cost in row.figures]
         points = [Point(row.recipe, row.figures[cost], row.figures[score]) for row in rows]
         panels.append(Panel(axis, score, points))

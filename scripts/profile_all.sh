@@ -8,6 +8,6 @@ cd "$PROXYV_ROOT"
 for recipe in configs/recipes/*-l*.yaml; do
   name="$(basename "$recipe" .yaml)"
   case "$name" in tiny-*) continue ;; esac
-  proxyv profile "$recipe" --compare full --output "eval/results/profiles/$name/profile.json" >/dev/null
+  python -m proxyv profile "$recipe" --compare full --output "eval/results/profiles/$name/profile.json" >/dev/null
   printf '%s\n' "$name"
 done

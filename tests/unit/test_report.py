@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from proxyv.errors import UserError
-from proxyv.report import find_runs, make_report, tabulate, to_markdown
+from proxyv.report import find_runs, make_report, tabulate, to_markdown, write_into
 
 DEFINITION = {"split": "test", "version": "1", "prompt": {"prefix": "", "suffix": "\nBe brief.", "capitalize": False}}
 
@@ -59,11 +59,11 @@ def test_markdown_table(runs):
     table = to_markdown(tabulate(find_runs([runs])))
     assert table.splitlines() == [
         "| recipe | runs | Documents (anls) | Toys: mean ANLS | decoder GFLOPs | FLOPs reduction % "
-        "| prefill ms | prefill time reduction % |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| cut | 1 | – | – | – | – | – | – |",
-        "| full | 2 | 81.5 ± 2.1 | 80.5 ± 2.1 | 4.00 | – | – | – |",
-        "| tiny-proxyv | 1 | 81.0 | 80.0 | 3.00 | 25.0 | 6.50 | 20.0 |",
+        "| prefill time reduction % |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| cut | 1 | – | – | – | – | – |",
+        "| full | 2 | 81.5 ± 2.1 | 80.5 ± 2.1 | 4.00 | – | – |",
+        "| tiny-proxyv | 1 | 81.0 | 80.0 | 3.00 | 25.0 | 20.0 |",
         "",
         "- ± is the standard deviation over runs.",
         "- Documents (anls): 10 samples of test, prompt: suffix '\\nBe brief.', "
@@ -77,7 +77,7 @@ def test_files_are_written_and_the_numbers_are_unrounded(runs, tmp_path):
     assert markdown.read_text().startswith("| recipe |") and "](report.png)" in markdown.read_text()
     rows = {row["recipe"]: row for row in csv.DictReader(numbers.open(encoding="utf-8"))}
     assert float(rows["full"]["Documents (anls) spread"]) == pytest.approx(4.5**0.5)
-    assert rows["full"]["Documents (anls) runs"] == "2" and rows["full"]["prefill ms mean"] == ""
+    assert rows["full"]["Documents (anls) runs"] == "2" and rows["full"]["prefill time reduction % mean"] == ""
     assert float(rows["tiny-proxyv"]["prefill time reduction % mean"]) == pytest.approx(20)
     with Image.open(picture) as image:
         assert image.format == "PNG" and image.width > 2 * image.height
@@ -118,3 +118,23 @@ def test_wrong_paths(tmp_path):
     (tmp_path / "profile.json").write_text("{")
     with pytest.raises(UserError, match=r"profile\.json: not valid JSON"):
         make_report([tmp_path], tmp_path)
+
+
+def test_a_table_is_renewed_inside_a_document(runs, tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("Before\n<!-- table: toys (how) -->\nold\n<!-- end of table -->\nAfter\n")
+    for _ in range(2):  # renewing twice changes nothing more
+        write_into(document, "toys", [runs])
+        text = document.read_text()
+        assert text.startswith("Before\n<!-- table: toys (how) -->\n\n| recipe |") and text.endswith("-->\nAfter\n")
+        assert "old" not in text and text.count("| recipe |") == 1
+    with pytest.raises(UserError, match="has no place '<!-- table: other"):
+        write_into(document, "other", [runs])
+
+
+def test_published_figures_stand_beside_ours(tmp_path):
+    write(tmp_path / "vicuna-7b-proxyv-l12/profile.json", {"decoder_flops": 1e12, "decoder_flops_reduction": 0.5})
+    write(tmp_path / "vicuna-7b-proxyv-l13/profile.json", {"decoder_flops": 1e12, "decoder_flops_reduction": 0.5})
+    rows = {row.recipe: row.figures for row in tabulate(find_runs([tmp_path])).rows}
+    assert rows["vicuna-7b-proxyv-l12"]["published FLOPs reduction %"].mean == 46
+    assert "published FLOPs reduction %" not in rows["vicuna-7b-proxyv-l13"]

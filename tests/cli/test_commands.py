@@ -1,0 +1,183 @@
+"""The command line as its users meet it: wrong input gives one line and exit code 2, right input works."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from proxyv.cli import main
+from proxyv.config import save_recipe
+from proxyv.errors import UserError
+from tests.small_runs import record, record_recipe, save_picture, stage
+from tests.tiny import METHODS
+
+VICUNA = "configs/recipes/vicuna-7b-proxyv-l12.yaml"
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch, repo):
+    monkeypatch.chdir(repo)
+
+
+def fails(capsys, *arguments):
+    """Run a command that must fail on wrong input; returns its one line."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    lines = [line for line in told.splitlines() if line.startswith(f"proxyv {arguments[0]}:")]
+    assert len(lines) == 1, told
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        (("--metod.start_layer", "3"), "unknown key 'metod'; did you mean 'method'?"),
+        (
+            ("--stages.pretrain.learning_rat=1",),
+            "unknown key 'stages.pretrain.learning_rat'; did you mean 'learning_rate'?",
+        ),
+        (("--stages.pretrain.max_length", "long"), "field 'stages.pretrain.max_length'"),
+        (("--method.start_layer", "32"), "method.start_layer: 32 is not a layer of the LLM; use 0 to 31"),
+        (("--method.downsample", "5"), "method.downsample: 5 does not divide the 24 × 24"),
+        (("--method.name", "proxi"), "unknown method.name 'proxi'; did you mean 'proxyv'?"),
+        (("--method.start_layer",), "option '--method.start_layer' needs a value"),
+    ],
+)
+def test_wrong_recipe_fields(capsys, override, message):
+    assert message in fails(capsys, "profile", VICUNA, *override)
+
+
+def test_missing_files(capsys, tmp_path):
+    assert "no such file" in fails(capsys, "train", "configs/recipes/vicuna-7b-proxyv-112.yaml")
+    assert "neither a model folder" in fails(capsys, "eval", str(tmp_path))
+    assert "no such file or folder" in fails(capsys, "report", str(tmp_path / "none"))
+    assert "no config.json" in fails(capsys, "convert", str(tmp_path), str(tmp_path / "out"))
+
+
+def test_a_recipe_on_disk_must_be_a_mapping_that_parses(capsys, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("- a\n- b\n")
+    assert "must hold a mapping" in fails(capsys, "train", str(recipe))
+    recipe.write_text("llm: {config: [\n")
+    assert "not valid YAML" in fails(capsys, "train", str(recipe))
+    recipe.write_text("parts: [gone.yaml]\n")
+    assert "gone.yaml: no such file" in fails(capsys, "train", str(recipe))
+    recipe.write_text("parts: [r.yaml]\n")
+    assert "leads back" in fails(capsys, "train", str(recipe))
+
+
+def train_on(capsys, tmp_path, records, **fields):
+    recipe = record_recipe(tmp_path, records, **fields)
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    return fails(capsys, "train", str(tmp_path / "recipe.yaml"))
+
+
+def test_missing_image(capsys, tmp_path):
+    line = train_on(capsys, tmp_path, [record("7", "<image>\nA", image="gone.png")])
+    assert "gone.png" in line and "7" in line
+
+
+def test_corrupt_image(capsys, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "bad.png").write_bytes(b"no picture")
+    line = train_on(capsys, tmp_path, [record("7", "<image>\nA", image="bad.png")])
+    assert "bad.png" in line and "7" in line
+
+
+def test_more_placeholders_than_images(capsys, tmp_path):
+    name = save_picture(tmp_path, "a.png")
+    line = train_on(capsys, tmp_path, [record("7", "<image> <image>\nA", image=name)])
+    assert "<image>" in line and "7" in line
+
+
+def test_sample_longer_than_the_limit(capsys, tmp_path):
+    name = save_picture(tmp_path, "a.png")
+    line = train_on(capsys, tmp_path, [record("7", "<image>\nA", image=name)], max_length=10, on_too_long="fail")
+    assert "max_length" in line and "7" in line
+
+
+def test_recipe_without_data(capsys, tmp_path):
+    recipe = record_recipe(tmp_path, [record("7", "A")])
+    recipe.data, recipe.stages = {}, {"only": stage([])}
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    assert "data" in fails(capsys, "train", str(tmp_path / "recipe.yaml"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "quickstart",
+        "train",
+        "eval",
+        "report",
+        "profile",
+        "bench",
+        "generate",
+        "check-data",
+        "show-sample",
+        "convert",
+        "doctor",
+    ],
+)
+def test_every_command_has_help_with_an_example(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"example: proxyv {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_profile_prints_the_published_reduction(capsys):
+    start = time.perf_counter()
+    main(["profile", VICUNA, "--compare", "full", "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert abs(figures["decoder_flops_reduction"] - 0.46) < 0.01
+    assert (figures["vision_tokens"], figures["text_tokens"]) == (2880, 50)
+    assert time.perf_counter() - start < 60
+
+
+def test_doctor(capsys):
+    try:
+        main(["doctor", "--json"])
+    except SystemExit:
+        pytest.fail("the environment of the tests has faults")
+    assert json.loads(capsys.readouterr().out)["environment"]["versions"]["torch"]
+
+
+def test_train_eval_generate_show_and_check(capsys, tmp_path):
+    """One run folder through every command that reads or writes it."""
+    name = save_picture(tmp_path, "a.png")
+    recipe = record_recipe(tmp_path, [record(str(i), "<image>\nwhich word", "AB", image=name) for i in range(8)])
+    recipe.method = METHODS[1]
+    path = str(tmp_path / "recipe.yaml")
+    save_recipe(recipe, path)
+    main(["check-data", path])
+    assert "8 of 8 samples usable" in capsys.readouterr().out
+    main(["show-sample", path, "--index", "2"])
+    assert "which word" in capsys.readouterr().out
+    main(["train", path])
+    run = capsys.readouterr().out.splitlines()[-1]
+    main(["generate", run, "--image", str(tmp_path / "images" / name), "--prompt", "which word", "--json"])
+    assert "answer" in json.loads(capsys.readouterr().out)
+    assert "has no recipe that names" in fails(capsys, "eval", run)
+    assert "unknown option '--foo'" in fails(capsys, "eval", run, "--foo", "1")
+    with pytest.raises(UserError, match="another recipe|go on with --resume"):
+        from proxyv.train import train
+
+        train(recipe)
+
+
+@pytest.mark.slow
+def test_quickstart_smoke(tmp_path):
+    """The main job, two steps a stage: table and plot are there within a minute on idle cores."""
+    command = [sys.executable, "-m", "proxyv", "quickstart", "--smoke", "--output", str(tmp_path / "q")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "| tiny-full |" in done.stdout and "| tiny-proxyv-l2 |" in done.stdout
+    report = tmp_path / "q" / "report"
+    assert {"report.md", "report.csv", "report.png"} <= {file.name for file in report.iterdir()}
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0 and "| tiny-full |" in again.stdout  # finished parts are kept
