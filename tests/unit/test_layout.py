@@ -1,0 +1,100 @@
+"""The layout and ProxyV's plan on batches small enough to work out by hand."""
+
+import pytest
+import torch
+
+from proxyv.errors import UserError
+from proxyv.methods.proxy_plan import make_proxy_plan
+from proxyv.model.layout import make_layout
+
+# Two samples of P = 4 vision tokens per crop. Sample 0: text, an image of two crops, text. Sample 1: two rows of
+# padding, text, an image of one crop, text.
+#             t  [c0 c0 c0 c0  n] [c1 c1 c1 c1  n]  t
+SAMPLE_0 = [0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+SAMPLE_1 = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0]
+IS_IMAGE = torch.tensor([SAMPLE_0, SAMPLE_1]).bool()
+MASK = torch.tensor([[1] * 12, [0, 0] + [1] * 10])
+
+
+class Positions(torch.nn.Module):
+    """A stand-in for rotary tables that shows the positions."""
+
+    def forward(self, like, position_ids):
+        return position_ids[..., None].to(like.dtype), position_ids[..., None].to(like.dtype)
+
+
+def layout(positions="natural"):
+    return make_layout(IS_IMAGE, MASK, [2, 1], 4, positions)
+
+
+def test_rows_and_positions():
+    made = layout()
+    assert made.vision_rows.tolist() == [[1, 2, 3, 4], [6, 7, 8, 9], [18, 19, 20, 21]]
+    assert made.newline_rows.tolist() == [5, 10, 22]
+    assert made.position_ids.tolist() == [list(range(12)), [0, 0, *range(10)]]
+    assert made.sample_of_crop.tolist() == [0, 0, 1]
+    assert made.image_of_crop.tolist() == [0, 0, 1] and made.crop_in_image.tolist() == [0, 1, 0]
+    assert made.start_of_image.tolist() == [1, 1, 4]
+    assert torch.equal(made.stock_mask(), MASK)
+
+
+def test_the_authors_newline_positions():
+    """The newline of crop 1 stands where that of crop 0 stands: five positions early."""
+    made = layout("authors")
+    assert made.position_ids[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 5, 11]
+    mask = made.stock_mask()[:, 0]
+    assert mask[0, 10].tolist() == [True] * 6 + [False] * 4 + [True, False]  # sees positions up to 5
+    assert mask[0, 6].tolist() == [True] * 7 + [False] * 3 + [True, False]  # so crop 1 sees its own newline
+
+
+def test_no_padding_needs_no_mask():
+    assert make_layout(IS_IMAGE[:1], None, [2], 4).stock_mask() is None
+
+
+def test_plan():
+    """One proxy per crop: behind the 12 rows stand two proxies of sample 0, one of sample 1 and one empty slot."""
+    plan = make_proxy_plan(layout(), 1, Positions(), "sdpa", torch.zeros(1))
+    assert plan.length == 12
+    assert plan.proxy_source.tolist() == [[0, 1], [2, 3]]  # 3: the zero row
+    # Sample 0 asks with text 0 and 11 and newlines 5 and 10, sample 1 with text 2 to 5 and 11 and newline 10.
+    assert plan.last.index[0, :4].tolist() == [0, 5, 10, 11]
+    assert (plan.last.index[1] - 12).tolist() == [2, 3, 4, 5, 10, 11]
+    assert plan.middle.index[0, -2:].tolist() == [12, 13] and plan.middle.index[1, -2:].tolist() == [14 + 12, 14 + 13]
+    # Proxies stand at the image's first positions: 1 and 2 in sample 0, 4 in sample 1.
+    assert plan.cos[0, 12:, 0].tolist() == [1, 2] and plan.cos[1, 12, 0].item() == 4
+    assert plan.middle.mask.shape == (2, 1, 8, 14) and plan.last.mask.shape == (2, 1, 6, 12)
+
+
+def test_visibility_table():
+    plan = make_proxy_plan(layout(), 1, Positions(), "sdpa", torch.zeros(1))
+    mask = plan.middle.mask[0, 0]
+    proxy_1 = mask[7]  # position 2: text before the image, proxy 0 and itself; no vision token
+    assert proxy_1.nonzero().flatten().tolist() == [0, 12, 13]
+    last_text = mask[3]  # everything but proxies
+    assert last_text.nonzero().flatten().tolist() == list(range(12))
+    newline_0 = mask[1]  # crop 0 and what came before
+    assert newline_0.nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_scatter_undoes_gather():
+    plan = make_proxy_plan(layout(), 1, Positions(), "sdpa", torch.zeros(1))
+    rows = torch.arange(1.0, 25.0).view(2, 12, 1)
+    vision = rows.flatten(0, 1)[plan.last.vision_rows]
+    back = plan.last.scatter(vision, plan.last.gather(rows))
+    expected = rows.clone()
+    expected[1, :2] = 0  # padding rows become zero
+    assert torch.equal(back, expected)
+
+
+@pytest.mark.parametrize(
+    "crops, message",
+    [
+        ([2], "sample 1: 5 image placeholder rows but images for only 0"),
+        ([1, 1], "sample 1: 5 image placeholder rows but images for only 0"),
+        ([3, 1], "sample 0: 10 image placeholder rows, but its images take 15"),
+        ([2, 1, 1], r"1 image\(s\) without a placeholder"),
+    ],
+)
+def test_images_that_do_not_match(crops, message):
+    with pytest.raises(UserError, match=message):
+        make_layout(IS_IMAGE, MASK, crops, 4)
