@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.cache_utils import DynamicCache
 
 from proxyv.errors import UserError
+from proxyv.model.build import build_model, build_processor
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from tests.tiny import FAMILIES, METHODS, picture, tiny_model, tiny_recipe
 
@@ -229,8 +230,6 @@ def test_forward_is_reentrant():
     ],
 )
 def test_wrong_method_fields(fields, message):
-    from proxyv.model.build import build_model
-
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         build_model(tiny_recipe("llama", {**METHODS[1], **fields}), device="meta")
 
@@ -254,3 +253,14 @@ def test_new_images_cannot_join_a_running_cache():
     cache = model(**inputs, use_cache=True).past_key_values
     with pytest.raises(UserError, match="running cache"):
         model(**inputs, past_key_values=cache)
+
+
+def test_a_siglip_tower():
+    """No CLS token there; every patch becomes a vision token."""
+    recipe = tiny_recipe("llama", METHODS[1])
+    recipe.vision.config["model_type"] = "siglip_vision_model"
+    processor = build_processor(recipe)
+    model = build_model(recipe, image_token_id=processor.image_token_id).eval()
+    inputs = batch_of(processor, [1])
+    assert model.project(inputs["pixel_values"]).shape == (len(inputs["pixel_values"]), 16, 32)
+    assert torch.isfinite(model(**inputs).logits).all()
