@@ -72,4 +72,4 @@ def read_log(run, stage_name):
 def figures(run, stage_name):
     """What must repeat exactly: step, loss, gradient norm, rates."""
     fixed = ("step", "loss", "grad_norm", "learning_rate/llm")
-    return [{key: entry.get(key) for key in fixed} for entry in read_log(run, stage_name)]
+    return [{key: entry[key] for key in fixed if key in entry} for entry in read_log(run, stage_name)]

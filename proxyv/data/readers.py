@@ -152,11 +152,12 @@ class LlavaReader(Reader):
         return Sample(row["id"], self.name, tuple(pictures), tuple(messages))
 
     def lengths(self) -> list[int]:
-        pictures = self.table["image"] if "image" in self.table.column_names else [None] * len(self)
-        words = (
-            sum(len(turn["value"].split()) for turn in turns)  # at least 1, so that the sign is never lost
-            for turns in self.table["conversations"]
-        )
+        if "image" in self.table.column_names:
+            pictures = self.table.data.column("image").is_valid().to_pylist()  # without reading the pictures
+        else:
+            pictures = [False] * len(self)
+        words = (sum(len(turn["value"].split()) for turn in turns) for turns in self.table["conversations"])
+        # At least 1, so that the sign is never lost.
         return [max(1, count) if image else -max(1, count) for count, image in zip(words, pictures, strict=True)]
 
 
@@ -220,7 +221,7 @@ def mark_in_front(text: str) -> str:
     return f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}"
 
 
-def _image_list(image: Any) -> list[str]:
-    if image is None:
-        return []
+def _image_list(image: Any) -> list[str] | None:
+    if not image:
+        return None
     return [str(path) for path in image] if isinstance(image, list) else [str(image)]

@@ -86,7 +86,7 @@ def test_several_images_are_padded_a_single_one_is_split(tmp_path):
     one, two = save_picture(tmp_path, "1.png", 120, 50), save_picture(tmp_path, "2.png", 30, 90)
     records = [record("one", "<image>\nA", image=[one]), record("two", "<image><image>A", image=[one, two])]
     data = data_of(record_recipe(tmp_path, records, image_mode=None))
-    assert data[0][0].crops_per_image == (3,)
+    assert data[0][0].crops_per_image == (4,)
     assert data[1][0].crops_per_image == (1, 1)
     assert data_of(record_recipe(tmp_path, records, image_mode="pad"))[0][0].crops_per_image == (1,)
 

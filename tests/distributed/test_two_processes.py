@@ -1,0 +1,77 @@
+"""Two processes on one machine (gloo) train as one does."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from proxyv.config import load_recipe, save_recipe
+from proxyv.train import find_model, train
+from tests.small_runs import figures, page_recipe, stage
+
+pytestmark = pytest.mark.distributed
+
+SCRIPT = """
+    import faulthandler
+    import sys
+
+    faulthandler.dump_traceback_later(60, exit=True)  # a process that waits for ever says where
+    from proxyv.config import load_recipe
+    from proxyv.errors import UserError
+    from proxyv.train import train
+    try:
+        train(load_recipe(sys.argv[1]), resume="--resume" in sys.argv)
+    except UserError as error:
+        print(f"wrong input: {error}")
+        raise SystemExit(2)
+"""
+
+
+def train_on_two(recipe, folder, *options):
+    """Run `train` under torchrun; returns the finished process."""
+    script, recipe_file = folder / "script.py", folder / f"{recipe.name}.yaml"
+    script.write_text(textwrap.dedent(SCRIPT))
+    save_recipe(recipe, recipe_file)
+    assert load_recipe(recipe_file) == recipe
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launcher, str(script), str(recipe_file), *options],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=environment,
+    )
+
+
+def test_two_processes_train_as_one_and_resume(tmp_path):
+    # Micro-batches of one sample: in most steps one process has a picture and the other has none.
+    mixed = stage(["captions", "text"], micro_batch_size=1, save_steps=2, steps=5)
+    adapter = stage(["text", "captions"], train=["projector", "newline", "method"], micro_batch_size=1)
+    recipe = page_recipe(tmp_path, mixed=mixed, adapter=adapter)
+    recipe.name = "two"
+    done = train_on_two(recipe, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = tmp_path / "runs" / "two"
+    assert find_model(two) == two / "adapter"
+    recipe.name = "one"
+    one = train(recipe)
+    for name in recipe.stages:
+        for expected, found in zip(figures(one, name), figures(two, name), strict=True):
+            assert found == pytest.approx(expected, rel=1e-5)
+    # As if the run had been stopped behind the last checkpoint of its first stage.
+    expected = figures(two, "mixed")
+    (two / "mixed" / "finished.json").unlink()
+    recipe.name = "two"
+    done = train_on_two(recipe, tmp_path, "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert figures(two, "mixed") == expected
+
+
+def test_wrong_input_ends_all_processes(tmp_path):
+    recipe = page_recipe(tmp_path, text=stage(["text"], global_batch_size=3, micro_batch_size=3))
+    done = train_on_two(recipe, tmp_path)
+    assert done.returncode != 0
+    assert "global_batch_size: 3 is no multiple of micro_batch_size 3 × 2 process(es)" in done.stdout
