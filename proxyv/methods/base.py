@@ -24,10 +24,10 @@ class Method:
     # Submodule names by which this method's parameters are told from the LLM's own.
     modules: ClassVar[tuple[str, ...]] = ()
 
-    def check(self, text_config: PreTrainedConfig, side: int) -> None:
-        """Raise UserError where the fields do not fit the LLM, or crops of `side` × `side` vision tokens."""
+    def check(self, text_config: PreTrainedConfig, tokens: int) -> None:
+        """Raise UserError where the fields do not fit the LLM, or crops of `tokens` vision tokens."""
 
-    def install(self, llm: PreTrainedModel, side: int) -> None:
+    def install(self, llm: PreTrainedModel, tokens: int) -> None:
         """Put this method's layers and modules into a fresh causal LM, in place; called once, before weights
         are loaded."""
 

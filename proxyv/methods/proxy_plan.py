@@ -16,6 +16,14 @@ from proxyv.model.layout import Layout
 
 
 @dataclass(frozen=True)
+class Visibility:
+    """Who sees whom, beside causality; False twice is what the authors' released code does."""
+
+    proxies_see_vision: bool
+    text_sees_proxies: bool
+
+
+@dataclass(frozen=True)
 class QueryRows:
     """The rows that go through attention and FFN in one layer, and the way back to all rows."""
 
@@ -25,6 +33,11 @@ class QueryRows:
     mask: torch.Tensor  # (B, 1, Q, K), as the back-end reads it
     cos: torch.Tensor  # (B, Q, head size) rotary tables of the queries
     sin: torch.Tensor
+
+    @property
+    def keys(self) -> int:
+        """K: rows of each sample that give keys and values; without proxies where nobody would see them."""
+        return self.mask.shape[-1]
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """(B, K, D) → the query rows (B, Q, D)."""
@@ -41,10 +54,11 @@ class ProxyPlan:
     """One prefill's plan. `splat` is filled in by the start layer (non-spatial proxies only)."""
 
     length: int  # L
+    vision_rows: torch.Tensor  # (C, P) flat rows while there are no proxies yet
     proxy_source: torch.Tensor  # (B, M) place of each proxy row in [proxies of all crops | zero row]
     proxy_slots: torch.Tensor  # (C, p) place of each proxy among the flat query rows (B · Q)
     middle: QueryRows  # text, newlines and proxies ask
-    last: QueryRows  # text and newlines ask; there are no proxies any more
+    last: QueryRows  # text and newlines ask
     cos: torch.Tensor  # (B, E, head size) rotary tables of all rows
     sin: torch.Tensor
     splat: torch.Tensor | None = None  # (C, P, p)
@@ -65,7 +79,12 @@ class _Rows(NamedTuple):
 
 
 def make_proxy_plan(
-    layout: Layout, proxies_per_crop: int, rotary: torch.nn.Module, back_end: str, like: torch.Tensor
+    layout: Layout,
+    proxies_per_crop: int,
+    visibility: Visibility,
+    rotary: torch.nn.Module,
+    back_end: str,
+    like: torch.Tensor,
 ) -> ProxyPlan:
     """Derive the plan from the layout.
 
@@ -91,7 +110,9 @@ def make_proxy_plan(
     def query_rows(index: torch.Tensor, valid: torch.Tensor, keys: int) -> QueryRows:
         vision = layout.vision_rows % length + sample_of_crop * keys
         flat = index + offsets * keys
-        visible = _visible(rows, index, keys) | ~valid[:, :, None]  # padding slots: any finite result will do
+        visible = (
+            _visible(rows, visibility, index, keys) | ~valid[:, :, None]
+        )  # padding slots: any finite result will do
         on = index.to(like.device)[..., None].expand(-1, -1, cos.shape[-1])
         return QueryRows(
             flat.to(like.device),
@@ -104,10 +125,11 @@ def make_proxy_plan(
 
     return ProxyPlan(
         length,
+        layout.vision_rows.to(like.device),
         proxy_source.to(like.device),
         (sample_of_crop * asking.shape[1] + others.shape[1] + slots).to(like.device),
         query_rows(asking, asking_valid, width),
-        query_rows(others, others_valid, length),
+        query_rows(others, others_valid, width if visibility.text_sees_proxies else length),
         cos,
         sin,
     )
@@ -145,13 +167,13 @@ def _compact(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return index, chosen.gather(1, index)
 
 
-def _visible(rows: _Rows, index: torch.Tensor, keys: int) -> torch.Tensor:
-    """(B, Q, keys) bool: the visibility table of the released code. A proxy never sees full tokens, text and
-    newlines never see proxies; everything else is causal by position."""
+def _visible(rows: _Rows, visibility: Visibility, index: torch.Tensor, keys: int) -> torch.Tensor:
+    """(B, Q, keys) bool: causal by position, but for what `visibility` denies."""
     before = rows.position[:, None, :keys] <= rows.position.gather(1, index)[:, :, None]
     asks_as_proxy = rows.is_proxy.gather(1, index)[:, :, None]
-    hidden = torch.where(asks_as_proxy, rows.is_vision[:, None, :keys], rows.is_proxy[:, None, :keys])
-    return before & rows.valid[:, None, :keys] & ~hidden
+    from_proxies = rows.is_vision[:, None, :keys] & (not visibility.proxies_see_vision)
+    from_others = rows.is_proxy[:, None, :keys] & (not visibility.text_sees_proxies)
+    return before & rows.valid[:, None, :keys] & ~torch.where(asks_as_proxy, from_proxies, from_others)
 
 
 def _source(flat: torch.Tensor, valid: torch.Tensor, vision: torch.Tensor, total: int) -> torch.Tensor:

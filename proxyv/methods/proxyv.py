@@ -9,6 +9,8 @@ configuration says "authors".
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,9 +21,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from proxyv.config import suggest
 from proxyv.errors import UserError
 from proxyv.methods.base import Method
-from proxyv.methods.proxy_plan import ProxyPlan, QueryRows, make_proxy_plan
+from proxyv.methods.proxy_plan import ProxyPlan, QueryRows, Visibility, make_proxy_plan
 from proxyv.model.attention import attend
 from proxyv.model.families import Family, family_of, layer_class, rotate
 from proxyv.model.layout import Layout
@@ -35,20 +38,25 @@ class ProxyMethod(Method):
 
     start_layer: int = 12
     hidden_ratio: int = 4  # guided update: LLM width / hidden width
+    # Where paper and released code disagree; the defaults are the released code's, `true` is the paper's.
+    proxies_see_vision: bool = False
+    text_sees_proxies: bool = False
 
-    def proxies_per_crop(self, side: int) -> int:
-        """p for crops of `side` × `side` vision tokens."""
+    def proxies_per_crop(self, tokens: int) -> int:
+        """p for crops of `tokens` vision tokens."""
         raise NotImplementedError
 
-    def make_initializer(self, hidden_size: int, side: int) -> nn.Module:
+    def make_initializer(self, hidden_size: int, tokens: int) -> nn.Module:
         """Module: vision tokens (C, P, D) → proxies (C, p, D) and splat weights (C, P, p) or None."""
         raise NotImplementedError
 
-    def context(self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, side: int) -> torch.Tensor:
+    def context(
+        self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, tokens: int
+    ) -> torch.Tensor:
         """Bring proxies (C, p, D) through `project` (D → m) to every vision token: (C, P, m)."""
         raise NotImplementedError
 
-    def check(self, text_config: PreTrainedConfig, side: int) -> None:
+    def check(self, text_config: PreTrainedConfig, tokens: int) -> None:
         family_of(text_config)
         layers = text_config.num_hidden_layers
         if not 0 <= self.start_layer < layers:
@@ -59,19 +67,22 @@ class ProxyMethod(Method):
                 f"{text_config.hidden_size}; use a divisor"
             )
 
-    def install(self, llm: PreTrainedModel, side: int) -> None:
+    def install(self, llm: PreTrainedModel, tokens: int) -> None:
         family, config = family_of(llm.config), llm.config
         mixed = layer_class(ProxyVLayer, family.layer)
         for index in range(self.start_layer, config.num_hidden_layers):
             layer = llm.model.layers[index]
             layer.__class__ = mixed
-            layer.take_method(self, family, config, side, index)
+            layer.take_method(self, family, config, tokens, index)
         # Sharding and device placement must keep these layers whole, like the parent class.
         llm._no_split_modules = {*(llm._no_split_modules or ()), mixed.__name__}
 
     def plan(self, llm: PreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> ProxyPlan:
-        p = self.proxies_per_crop(round(layout.vision_rows.shape[1] ** 0.5))
-        return make_proxy_plan(layout, p, llm.model.rotary_emb, llm.config._attn_implementation, embeddings)
+        visibility = Visibility(self.proxies_see_vision, self.text_sees_proxies)
+        proxies = self.proxies_per_crop(layout.vision_rows.shape[1])
+        return make_proxy_plan(
+            layout, proxies, visibility, llm.model.rotary_emb, llm.config._attn_implementation, embeddings
+        )
 
 
 @dataclass(frozen=True)
@@ -81,19 +92,28 @@ class ProxyV(ProxyMethod):
     name: ClassVar[str] = "proxyv"
 
     downsample: int = 4
+    initialisation: str = "bilinear"  # as released; "area": the mean of the whole block
 
-    def proxies_per_crop(self, side: int) -> int:
-        return (side // self.downsample) ** 2
+    def proxies_per_crop(self, tokens: int) -> int:
+        return tokens // self.downsample**2
 
-    def make_initializer(self, hidden_size: int, side: int) -> nn.Module:
-        return SpatialProxies(side, side // self.downsample)
+    def make_initializer(self, hidden_size: int, tokens: int) -> nn.Module:
+        return SpatialProxies(math.isqrt(tokens), self.downsample, INITIALISATIONS[self.initialisation])
 
-    def context(self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, side: int) -> torch.Tensor:
-        blocks = project(proxies).unflatten(1, (side // self.downsample, -1))
+    def context(
+        self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, tokens: int
+    ) -> torch.Tensor:
+        blocks = project(proxies).unflatten(1, (math.isqrt(tokens) // self.downsample, -1))
         return blocks.repeat_interleave(self.downsample, 1).repeat_interleave(self.downsample, 2).flatten(1, 2)
 
-    def check(self, text_config: PreTrainedConfig, side: int) -> None:
-        super().check(text_config, side)
+    def check(self, text_config: PreTrainedConfig, tokens: int) -> None:
+        super().check(text_config, tokens)
+        if self.initialisation not in INITIALISATIONS:
+            hint = suggest(self.initialisation, INITIALISATIONS)
+            raise UserError(f"method.initialisation: '{self.initialisation}' is unknown{hint}")
+        side = math.isqrt(tokens)
+        if side**2 != tokens:
+            raise UserError(f"method.name: proxyv needs a square grid, not {tokens} tokens per crop; use proxyv_ns")
         if self.downsample < 1 or side % self.downsample:
             raise UserError(
                 f"method.downsample: {self.downsample} does not divide the {side} × {side} vision tokens of a "
@@ -101,19 +121,28 @@ class ProxyV(ProxyMethod):
             )
 
 
-class SpatialProxies(nn.Module):
-    """side × side vision tokens → proxy_side × proxy_side proxies by bilinear interpolation with half-pixel
-    centres and no antialiasing (for a factor of 4: the mean of the central 2 × 2 of each block)."""
+def _bilinear(grid: torch.Tensor, factor: int) -> torch.Tensor:
+    """Half-pixel centres, no antialiasing: at a factor of 4, the mean of the central 2 × 2 of each block."""
+    return F.interpolate(grid, size=(grid.shape[2] // factor, grid.shape[3] // factor), mode="bilinear")
 
-    def __init__(self, side: int, proxy_side: int):
+
+INITIALISATIONS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "bilinear": _bilinear,
+    "area": F.avg_pool2d,
+}
+
+
+class SpatialProxies(nn.Module):
+    """side × side vision tokens → one proxy per block of factor × factor."""
+
+    def __init__(self, side: int, factor: int, shrink: Callable[[torch.Tensor, int], torch.Tensor]):
         super().__init__()
-        self.side, self.proxy_side = side, proxy_side
+        self.side, self.factor, self.shrink = side, factor, shrink
 
     def forward(self, vision: torch.Tensor) -> tuple[torch.Tensor, None]:
         """(C, P, D) → (C, p, D), no splat weights."""
         grid = vision.transpose(1, 2).unflatten(2, (self.side, self.side))
-        small = F.interpolate(grid, size=(self.proxy_side, self.proxy_side), mode="bilinear")
-        return small.flatten(2).transpose(1, 2), None
+        return self.shrink(grid, self.factor).flatten(2).transpose(1, 2), None
 
 
 class GuidedUpdate(nn.Module):
@@ -147,17 +176,18 @@ class ProxyVLayer(nn.Module):
     input_layernorm: Any
     post_attention_layernorm: Any
 
-    def take_method(self, method: ProxyMethod, family: Family, config: PreTrainedConfig, side: int, index: int) -> None:
+    def take_method(
+        self, method: ProxyMethod, family: Family, config: PreTrainedConfig, tokens: int, index: int
+    ) -> None:
         """Add this method's modules to an existing decoder layer."""
-        self.method, self.family, self.side = method, family, side
+        self.method, self.family, self.tokens = method, family, tokens
         self.is_start = index == method.start_layer
         self.is_last = index == config.num_hidden_layers - 1
-        if self.is_last:
-            return  # nothing reads the vision tokens after the last layer
         size = config.hidden_size
-        self.guided_update = GuidedUpdate(size, size // method.hidden_ratio, config.rms_norm_eps)
-        if self.is_start:
-            self.proxy_initializer = method.make_initializer(size, side)
+        if not self.is_last:  # nothing reads the vision tokens after the last layer
+            self.guided_update = GuidedUpdate(size, size // method.hidden_ratio, config.rms_norm_eps)
+        if self.is_start and (not self.is_last or method.text_sees_proxies):
+            self.proxy_initializer = method.make_initializer(size, tokens)
 
     def forward(
         self,
@@ -171,7 +201,8 @@ class ProxyVLayer(nn.Module):
         **kwargs: Any,
     ) -> torch.Tensor:
         """(B, rows, D) → (B, rows, D). Proxies ride behind the rows from the start layer to the last."""
-        if vision_plan is None:
+        plan = vision_plan
+        if plan is None:
             hidden_states = super().forward(
                 hidden_states,
                 attention_mask=attention_mask,
@@ -182,20 +213,17 @@ class ProxyVLayer(nn.Module):
                 **kwargs,
             )
             return self._touch(hidden_states)
+        if hasattr(self, "proxy_initializer"):
+            proxies, plan.splat = self.proxy_initializer(hidden_states.flatten(0, 1)[plan.vision_rows])
+            hidden_states = plan.append(hidden_states, proxies)
+        ask = plan.last if self.is_last else plan.middle
+        hidden_states = hidden_states[:, : ask.keys]
+        rows = self._attend_and_feed(hidden_states, ask, plan, past_key_values)
+        vision = hidden_states.flatten(0, 1)[ask.vision_rows]
         if self.is_last:
-            return self._last(hidden_states[:, : vision_plan.length], vision_plan, past_key_values)
-        if self.is_start:
-            vision = hidden_states.flatten(0, 1)[vision_plan.last.vision_rows]
-            proxies, vision_plan.splat = self.proxy_initializer(vision)
-            hidden_states = vision_plan.append(hidden_states, proxies)
-        rows = self._attend_and_feed(hidden_states, vision_plan.middle, vision_plan, past_key_values)
-        proxies = rows.flatten(0, 1)[vision_plan.proxy_slots]
-        vision = hidden_states.flatten(0, 1)[vision_plan.middle.vision_rows]
-        return vision_plan.middle.scatter(self._update(vision, proxies, vision_plan.splat), rows)
-
-    def _last(self, hidden: torch.Tensor, plan: ProxyPlan, cache: Cache | None) -> torch.Tensor:
-        rows = self._attend_and_feed(hidden, plan.last, plan, cache)
-        return plan.last.scatter(hidden.flatten(0, 1)[plan.last.vision_rows], rows)
+            return ask.scatter(vision, rows)[:, : plan.length]
+        proxies = rows.flatten(0, 1)[plan.proxy_slots]
+        return ask.scatter(self._update(vision, proxies, plan.splat), rows)
 
     def _attend_and_feed(
         self, hidden: torch.Tensor, ask: QueryRows, plan: ProxyPlan, cache: Cache | None
@@ -213,7 +241,7 @@ class ProxyVLayer(nn.Module):
         return rows + self.mlp(self.post_attention_layernorm(rows))
 
     def _update(self, vision: torch.Tensor, proxies: torch.Tensor, splat: torch.Tensor | None) -> torch.Tensor:
-        context = self.method.context(proxies, self.guided_update.context_proj, splat, self.side)
+        context = self.method.context(proxies, self.guided_update.context_proj, splat, self.tokens)
         return self.guided_update(vision, context)
 
     def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -221,8 +249,8 @@ class ProxyVLayer(nn.Module):
         in the gradient exchange of every trained module, else the others wait for it forever."""
         if self.is_last or not (self.training and torch.is_grad_enabled()):
             return hidden
-        p = self.method.proxies_per_crop(self.side)
-        vision = hidden.new_zeros(1, self.side**2, hidden.shape[-1])
+        p = self.method.proxies_per_crop(self.tokens)
+        vision = hidden.new_zeros(1, self.tokens, hidden.shape[-1])
         proxies, splat = vision[:, :p], vision[..., :1].expand(-1, -1, p)
         if self.is_start:
             proxies, splat = self.proxy_initializer(vision)

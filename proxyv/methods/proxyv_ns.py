@@ -27,21 +27,23 @@ class NonSpatialProxyV(ProxyMethod):
 
     queries: int = 36  # proxies per crop
 
-    def proxies_per_crop(self, side: int) -> int:
+    def proxies_per_crop(self, tokens: int) -> int:
         return self.queries
 
-    def make_initializer(self, hidden_size: int, side: int) -> nn.Module:
+    def make_initializer(self, hidden_size: int, tokens: int) -> nn.Module:
         return LearnedProxies(hidden_size, hidden_size // self.hidden_ratio, self.queries)
 
-    def context(self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, side: int) -> torch.Tensor:
+    def context(
+        self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, tokens: int
+    ) -> torch.Tensor:
         assert splat is not None  # the start layer made it
         return project(splat @ proxies)
 
-    def check(self, text_config: PreTrainedConfig, side: int) -> None:
-        super().check(text_config, side)
-        if not 1 <= self.queries <= side**2:
+    def check(self, text_config: PreTrainedConfig, tokens: int) -> None:
+        super().check(text_config, tokens)
+        if not 1 <= self.queries <= tokens:
             raise UserError(
-                f"method.queries: {self.queries} must lie between 1 and the {side**2} vision tokens of a crop"
+                f"method.queries: {self.queries} must lie between 1 and the {tokens} vision tokens of a crop"
             )
 
 

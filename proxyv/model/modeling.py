@@ -21,7 +21,7 @@ from proxyv.methods import Method, describe_method, make_method
 from proxyv.model.attention import mask_for
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout, make_layout
-from proxyv.model.vision import Projector, grid_side, patch_features
+from proxyv.model.vision import Projector, patch_features
 
 # How a recipe's module groups map to parameters; the first prefix or submodule name that fits decides.
 MODULE_GROUPS = ("tower", "projector", "newline", "method", "llm")
@@ -97,9 +97,9 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.to(device=like.device, dtype=like.dtype)
 
     def _install_method(self) -> None:
-        side = grid_side(self.config.vision_config)
-        self.method.check(self.config.text_config, side)
-        self.method.install(self.language_model, side)
+        tokens = self.config.tokens_per_crop
+        self.method.check(self.config.text_config, tokens)
+        self.method.install(self.language_model, tokens)
         self.config.method = describe_method(self.method)
 
     @torch.no_grad()

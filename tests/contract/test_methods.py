@@ -12,8 +12,24 @@ from tests.tiny import FAMILIES, picture, tiny_model
 
 # Fields that fit the tiny model: three layers, crops of 4 × 4 vision tokens, width 32. And, for every field, another
 # value that must change what is built or what comes out.
-FITTING = {"start_layer": 1, "downsample": 2, "hidden_ratio": 2, "queries": 3}
-OTHER = {"start_layer": 0, "downsample": 4, "hidden_ratio": 4, "queries": 5}
+FITTING = {
+    "start_layer": 1,
+    "downsample": 2,
+    "hidden_ratio": 2,
+    "queries": 3,
+    "proxies_see_vision": False,
+    "text_sees_proxies": False,
+    "initialisation": "bilinear",
+}
+OTHER = {
+    "start_layer": 0,
+    "downsample": 4,
+    "hidden_ratio": 4,
+    "queries": 5,
+    "proxies_see_vision": True,
+    "text_sees_proxies": True,
+    "initialisation": "area",
+}
 
 every_method = pytest.mark.parametrize("name", sorted(method_classes()))
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -66,6 +82,8 @@ def test_every_field_changes_shapes_or_numbers(name, field):
     fields = fields_of(name)
     if field not in fields:
         pytest.skip(f"{name} has no field {field}")
+    if field == "initialisation":  # at a factor of 2, both are the mean of four tokens
+        fields["downsample"] = 4
     model, processor = tiny_model("llama", {"name": name, **fields})
     other, _ = tiny_model("llama", {"name": name, **fields, field: OTHER[field]})
     shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (model, other)]

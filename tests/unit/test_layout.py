@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proxyv.errors import UserError
-from proxyv.methods.proxy_plan import make_proxy_plan
+from proxyv.methods.proxy_plan import Visibility, make_proxy_plan
 from proxyv.model.layout import make_layout
 
 # Two samples of P = 4 vision tokens per crop. Sample 0: text, an image of two crops, text. Sample 1: two rows of
@@ -21,6 +21,11 @@ class Positions(torch.nn.Module):
 
     def forward(self, like, position_ids):
         return position_ids[..., None].to(like.dtype), position_ids[..., None].to(like.dtype)
+
+
+def plan_of(made, proxies_see_vision=False, text_sees_proxies=False):
+    visibility = Visibility(proxies_see_vision, text_sees_proxies)
+    return make_proxy_plan(made, 1, visibility, Positions(), "sdpa", torch.zeros(1))
 
 
 def layout(positions="natural"):
@@ -53,7 +58,7 @@ def test_no_padding_needs_no_mask():
 
 def test_plan():
     """One proxy per crop: behind the 12 rows stand two proxies of sample 0, one of sample 1 and one empty slot."""
-    plan = make_proxy_plan(layout(), 1, Positions(), "sdpa", torch.zeros(1))
+    plan = plan_of(layout())
     assert plan.length == 12
     assert plan.proxy_source.tolist() == [[0, 1], [2, 3]]  # 3: the zero row
     # Sample 0 asks with text 0 and 11 and newlines 5 and 10, sample 1 with text 2 to 5 and 11 and newline 10.
@@ -66,7 +71,7 @@ def test_plan():
 
 
 def test_visibility_table():
-    plan = make_proxy_plan(layout(), 1, Positions(), "sdpa", torch.zeros(1))
+    plan = plan_of(layout())
     mask = plan.middle.mask[0, 0]
     proxy_1 = mask[7]  # position 2: text before the image, proxy 0 and itself; no vision token
     assert proxy_1.nonzero().flatten().tolist() == [0, 12, 13]
@@ -76,8 +81,16 @@ def test_visibility_table():
     assert newline_0.nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_visibility_as_the_paper_describes_it():
+    plan = plan_of(layout(), proxies_see_vision=True, text_sees_proxies=True)
+    # A proxy at position 2 sees the vision tokens at 1 and 2 as well; the last text sees both proxies, in every layer.
+    assert plan.middle.mask[0, 0, 7].nonzero().flatten().tolist() == [0, 1, 2, 12, 13]
+    assert plan.middle.mask[0, 0, 3].nonzero().flatten().tolist() == list(range(14))
+    assert plan.last.keys == 14 and plan.last.mask[0, 0, 3].all()
+
+
 def test_scatter_undoes_gather():
-    plan = make_proxy_plan(layout(), 1, Positions(), "sdpa", torch.zeros(1))
+    plan = plan_of(layout())
     rows = torch.arange(1.0, 25.0).view(2, 12, 1)
     vision = rows.flatten(0, 1)[plan.last.vision_rows]
     back = plan.last.scatter(vision, plan.last.gather(rows))
