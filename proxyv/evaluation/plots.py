@@ -11,6 +11,9 @@ from typing import Any
 _OFFSETS = [(8, 6), (8, -14), (-8, 6), (-8, -14), (0, 14), (0, -22), (8, 22), (8, -30), (-8, 22), (-8, -30)]
 
 
+SCORE_SPAN = 10.0  # points that the score axis shows at the least
+
+
 @dataclass(frozen=True)
 class Figure:
     """Mean and sample standard deviation (0 for one run) over `runs` runs."""
@@ -84,6 +87,10 @@ def _draw(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]]) -> None:
             capsize=3,
         )
     axis.margins(x=0.18, y=0.18)
+    low, high = axis.get_ylim()
+    if panel.points and high - low < SCORE_SPAN:  # a tenth of a point must not look like a gulf
+        middle = (low + high) / 2
+        axis.set_ylim(middle - SCORE_SPAN / 2, middle + SCORE_SPAN / 2)
 
 
 def _label(axis: Any, points: Sequence[Point], styles: dict[str, tuple[str, str]]) -> None:
