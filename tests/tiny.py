@@ -8,13 +8,21 @@ from proxyv.data.synthetic import QUESTION_WORDS, TEXT_CHARACTERS
 from proxyv.model.build import build_model, build_processor
 from proxyv.model.character_tokenizer import make_character_tokenizer
 
-FAMILIES = ("llama", "qwen2")
 METHODS = (
     {"name": "full"},
     {"name": "proxyv", "start_layer": 1, "downsample": 2, "hidden_ratio": 2},
     {"name": "proxyv", "start_layer": 0, "downsample": 2, "hidden_ratio": 2},
     {"name": "proxyv_ns", "start_layer": 1, "queries": 3, "hidden_ratio": 2},
 )
+
+
+# What only some families have: heads that do not add up to the width, a partial rotary embedding, a window that is
+# shorter than a picture's rows and must not matter.
+SPECIAL = {
+    "qwen3": {"head_dim": 16},
+    "mistral": {"head_dim": 16, "sliding_window": 8},
+    "phi3": {"partial_rotary_factor": 0.5, "sliding_window": 8, "original_max_position_embeddings": 4096},
+}
 
 
 def tiny_recipe(family="llama", method=None, **fields):
@@ -33,6 +41,7 @@ def tiny_recipe(family="llama", method=None, **fields):
         "eos_token_id": 2,
         "pad_token_id": 0,
         "initializer_range": 0.2,
+        **SPECIAL.get(family, {}),
     }
     tower = {
         "model_type": "clip_vision_model",

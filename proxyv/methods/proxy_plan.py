@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 
 from proxyv.model.attention import mask_for
 from proxyv.model.layout import Layout
@@ -30,14 +31,10 @@ class QueryRows:
     index: torch.Tensor  # (B, Q) flat rows; padding slots repeat a real row
     vision_rows: torch.Tensor  # (C, P) flat rows
     source: torch.Tensor  # (rows,) for each flat row its place in [vision rows | query rows | zero row]
-    mask: torch.Tensor  # (B, 1, Q, K), as the back-end reads it
+    mask: torch.Tensor | BlockMask  # (B, 1, Q, K), as the back-end reads it
+    keys: int  # K: rows of each sample that give keys and values; no proxies where nobody would see them
     cos: torch.Tensor  # (B, Q, head size) rotary tables of the queries
     sin: torch.Tensor
-
-    @property
-    def keys(self) -> int:
-        """K: rows of each sample that give keys and values; without proxies where nobody would see them."""
-        return self.mask.shape[-1]
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """(B, K, D) → the query rows (B, Q, D)."""
@@ -119,6 +116,7 @@ def make_proxy_plan(
             vision.to(like.device),
             _source(flat, valid, vision, samples * keys).to(like.device),
             mask_for(visible[:, None].to(like.device), back_end, like.dtype),
+            keys,
             cos.gather(1, on),
             sin.gather(1, on),
         )

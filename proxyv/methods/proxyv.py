@@ -29,6 +29,8 @@ from proxyv.model.attention import attend
 from proxyv.model.families import Family, family_of, layer_class, rotate
 from proxyv.model.layout import Layout
 
+Project = Callable[[torch.Tensor], torch.Tensor]
+
 
 @dataclass(frozen=True)
 class ProxyMethod(Method):
@@ -50,14 +52,14 @@ class ProxyMethod(Method):
         """Module: vision tokens (C, P, D) → proxies (C, p, D) and splat weights (C, P, p) or None."""
         raise NotImplementedError
 
-    def context(
-        self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, tokens: int
-    ) -> torch.Tensor:
+    def context(self, proxies: torch.Tensor, project: Project, splat: torch.Tensor | None, tokens: int) -> torch.Tensor:
         """Bring proxies (C, p, D) through `project` (D → m) to every vision token: (C, P, m)."""
         raise NotImplementedError
 
     def check(self, text_config: PreTrainedConfig, tokens: int) -> None:
         family_of(text_config)
+        if getattr(text_config, "resid_pdrop", 0.0):
+            raise UserError("llm.config.resid_pdrop: dropout inside the layers is not supported; set it to 0")
         layers = text_config.num_hidden_layers
         if not 0 <= self.start_layer < layers:
             raise UserError(f"method.start_layer: {self.start_layer} is not a layer of the LLM; use 0 to {layers - 1}")
@@ -100,9 +102,7 @@ class ProxyV(ProxyMethod):
     def make_initializer(self, hidden_size: int, tokens: int) -> nn.Module:
         return SpatialProxies(math.isqrt(tokens), self.downsample, INITIALISATIONS[self.initialisation])
 
-    def context(
-        self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, tokens: int
-    ) -> torch.Tensor:
+    def context(self, proxies: torch.Tensor, project: Project, splat: torch.Tensor | None, tokens: int) -> torch.Tensor:
         blocks = project(proxies).unflatten(1, (math.isqrt(tokens) // self.downsample, -1))
         return blocks.repeat_interleave(self.downsample, 1).repeat_interleave(self.downsample, 2).flatten(1, 2)
 
@@ -156,11 +156,40 @@ class GuidedUpdate(nn.Module):
         self.mix = nn.Linear(2 * inner_size, inner_size, bias=False)
         self.up = nn.Linear(inner_size, hidden_size, bias=False)
         self.norm = LlamaRMSNorm(hidden_size, eps=eps)
+        self.folded_input: torch.Tensor | None  # see `fold`; buffers, so that they move with the module
+        self.folded_context: torch.Tensor | None
+        self.register_buffer("folded_input", None, persistent=False)
+        self.register_buffer("folded_context", None, persistent=False)
+
+    def project_context(self, proxies: torch.Tensor) -> torch.Tensor:
+        """(C, p, D) → (C, p, m)."""
+        folded = self.folded_context
+        return self.context_proj(proxies) if folded is None else F.linear(proxies, folded)
 
     def forward(self, vision: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """vision (C, P, D), context (C, P, m) → (C, P, D)."""
-        inner = F.silu(self.mix(torch.cat([self.input_proj(vision), context], -1)))
-        return self.norm(self.up(inner) + vision)
+        """vision (C, P, D), context (C, P, m) of projected proxies → (C, P, D)."""
+        if self.folded_input is None:
+            inner = self.mix(torch.cat([self.input_proj(vision), context], -1))
+        else:
+            inner = F.linear(vision, self.folded_input) + context
+        return self.norm(self.up(F.silu(inner)) + vision)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Merge `mix` into both projections before it: nothing stands between them but linear maps."""
+        of_input, of_context = self.mix.weight.chunk(2, 1)
+        self.folded_input = of_input @ self.input_proj.weight
+        self.folded_context = of_context @ self.context_proj.weight
+
+    def unfold(self) -> None:
+        """Forget the merged maps; the original ones were kept."""
+        self.folded_input = self.folded_context = None
+
+    def train(self, mode: bool = True) -> GuidedUpdate:
+        """Training changes the original weights, so it ends folding."""
+        if mode:
+            self.unfold()
+        return super().train(mode)
 
 
 class ProxyVLayer(nn.Module):
@@ -230,10 +259,9 @@ class ProxyVLayer(nn.Module):
     ) -> torch.Tensor:
         """Attention and FFN for the query rows only; keys and values from all rows. Returns (B, Q, D)."""
         normed = self.input_layernorm(hidden)
-        query = rotate(self.family.query(self.self_attn, ask.gather(normed)), ask.cos, ask.sin)
-        key, value = self.family.key_value(self.self_attn, normed)
-        width = key.shape[2]
-        key = rotate(key, plan.cos[:, :width], plan.sin[:, :width])
+        query, key, value = self.family.heads(self.self_attn, normed, ask.gather)
+        query = rotate(query, ask.cos, ask.sin)
+        key = rotate(key, plan.cos[:, : ask.keys], plan.sin[:, : ask.keys])
         if cache is not None:  # proxies never enter the cache
             cache.update(key[:, :, : plan.length], value[:, :, : plan.length], self.self_attn.layer_idx)
         attended = attend(self.self_attn, query, key, value, ask.mask)
@@ -241,7 +269,7 @@ class ProxyVLayer(nn.Module):
         return rows + self.mlp(self.post_attention_layernorm(rows))
 
     def _update(self, vision: torch.Tensor, proxies: torch.Tensor, splat: torch.Tensor | None) -> torch.Tensor:
-        context = self.method.context(proxies, self.guided_update.context_proj, splat, self.tokens)
+        context = self.method.context(proxies, self.guided_update.project_context, splat, self.tokens)
         return self.guided_update(vision, context)
 
     def _touch(self, hidden: torch.Tensor) -> torch.Tensor:

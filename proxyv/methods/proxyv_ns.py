@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from proxyv.errors import UserError
-from proxyv.methods.proxyv import ProxyMethod
+from proxyv.methods.proxyv import Project, ProxyMethod
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class NonSpatialProxyV(ProxyMethod):
     def make_initializer(self, hidden_size: int, tokens: int) -> nn.Module:
         return LearnedProxies(hidden_size, hidden_size // self.hidden_ratio, self.queries)
 
-    def context(
-        self, proxies: torch.Tensor, project: nn.Module, splat: torch.Tensor | None, tokens: int
-    ) -> torch.Tensor:
+    def context(self, proxies: torch.Tensor, project: Project, splat: torch.Tensor | None, tokens: int) -> torch.Tensor:
         assert splat is not None  # the start layer made it
         return project(splat @ proxies)
 

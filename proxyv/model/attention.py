@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from proxyv.errors import UserError
 from proxyv.model.families import eager_attention_forward
 
-BACK_ENDS = ("eager", "sdpa")
+BACK_ENDS = ("eager", "sdpa", "flex_attention")
 
 
-def mask_for(visible: torch.Tensor, back_end: str, dtype: torch.dtype) -> torch.Tensor:
-    """Turn a bool visibility (B, 1, Q, K) into what the back-end reads (eager: an additive mask).
+def mask_for(visible: torch.Tensor, back_end: str, dtype: torch.dtype) -> torch.Tensor | BlockMask:
+    """Turn a bool visibility (B, 1, Q, K) into what the back-end reads (eager: an additive mask; flex: blocks).
 
     Raises UserError for a back-end that takes no arbitrary mask.
     """
@@ -22,6 +23,11 @@ def mask_for(visible: torch.Tensor, back_end: str, dtype: torch.dtype) -> torch.
         raise UserError(f"attention: '{back_end}' cannot take the needed mask; use {' or '.join(BACK_ENDS)}")
     if back_end == "sdpa":
         return visible
+    if back_end == "flex_attention":
+        batch, _, queries, keys = visible.shape
+        return create_block_mask(
+            lambda b, h, q, k: visible[b, 0, q, k], batch, None, queries, keys, device=visible.device
+        )
     # The lowest finite number, not -inf: a row without any key must stay finite.
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
@@ -31,7 +37,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: torch.Tensor,
+    mask: torch.Tensor | BlockMask,
 ) -> torch.Tensor:
     """Attention of an LLM's attention module on prepared heads.
 

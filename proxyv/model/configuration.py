@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from proxyv.config import suggest
 from proxyv.errors import UserError
+from proxyv.model.families import attend_everywhere
 from proxyv.model.layout import NEWLINE_POSITIONS
 from proxyv.model.vision import grid_side
 
@@ -30,7 +31,7 @@ class ProxyVConfig(PreTrainedConfig):
     """A vision tower, a projector, an LLM, and a method that spends less on vision tokens.
 
     Args:
-        text_config: configuration of the LLM (Llama or Qwen2 family), or its dict.
+        text_config: configuration of the LLM (see families.py), or its dict; a sliding window is taken out.
         vision_config: configuration of the tower (CLIP or SigLIP vision model), or its dict.
         method: the method's name and fields (see `proxyv.methods`).
         image_token_id: id of the `<image>` placeholder; it may lie beyond the LLM's vocabulary, since
@@ -53,6 +54,7 @@ class ProxyVConfig(PreTrainedConfig):
         **kwargs: Any,
     ):
         self.text_config = sub_config(text_config or {"model_type": "llama"}, "llm.config")
+        attend_everywhere(self.text_config)
         self.vision_config = sub_config(vision_config or {"model_type": "clip_vision_model"}, "vision.config")
         self.method = method or {"name": "full"}
         self.image_token_id = image_token_id

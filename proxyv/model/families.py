@@ -2,7 +2,7 @@
 
 A family is Hugging Face's own decoder layer class plus how queries, keys and values come out of its attention
 block. A method puts its mixin in front of the family's layer class (`layer_class`), so parameter names, cache,
-`generate` and checkpointing stay Hugging Face's own.
+`generate` and checkpointing stay Hugging Face's own. InternLM2.5 is no family: its weights convert to Llama's.
 """
 
 from __future__ import annotations
@@ -15,56 +15,62 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers.models.llama.modeling_llama import (
-    LlamaDecoderLayer,
-    eager_attention_forward,
-    rotate_half,
-)
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, eager_attention_forward, rotate_half
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from proxyv.config import suggest
 from proxyv.errors import UserError
 
-__all__ = ["FAMILIES", "Family", "eager_attention_forward", "family_of", "layer_class", "rotate"]
+__all__ = ["FAMILIES", "Family", "attend_everywhere", "eager_attention_forward", "family_of", "layer_class", "rotate"]
 
-Projection = Callable[[Any, torch.Tensor], torch.Tensor]
+Pick = Callable[[torch.Tensor], torch.Tensor]  # (B, R, D) → the rows that ask (B, Q, D)
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (B, H, Q, head size), 2 × (B, G, R, head size)
 
 
 @dataclass(frozen=True)
 class Family:
-    """One LLM architecture. The projections take the attention module and normed rows (B, R, D)."""
+    """One LLM architecture. `heads` takes its attention module, normed rows (B, R, D) and which of them ask; it
+    returns their queries and all rows' keys and values, before rotary."""
 
-    layer: Any  # Hugging Face's decoder layer
-    query: Projection  # → (B, H, R, head size), before rotary
-    key_value: Callable[[Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # → 2 × (B, G, R, head size)
+    layer: Any  # Hugging Face's decoder layer class
+    heads: Callable[[Any, torch.Tensor, Pick], Heads]
 
 
-def split_heads(rows: torch.Tensor, attention: Any) -> torch.Tensor:
+def separate(attention: Any, rows: torch.Tensor, pick: Pick) -> Heads:
+    """One projection each; queries are computed for the asking rows only."""
+    query, key, value = attention.q_proj(pick(rows)), attention.k_proj(rows), attention.v_proj(rows)
+    return _split(attention, query), _split(attention, key), _split(attention, value)
+
+
+def normed(attention: Any, rows: torch.Tensor, pick: Pick) -> Heads:
+    """As `separate`, then each head of queries and keys through a norm."""
+    query, key, value = separate(attention, rows, pick)
+    return attention.q_norm(query), attention.k_norm(key), value
+
+
+def fused(attention: Any, rows: torch.Tensor, pick: Pick) -> Heads:
+    """One projection for all three. It is called as a whole, for adapters and sharded weights, so queries of rows
+    that do not ask are computed too, as in the authors' code."""
+    config, size = attention.config, attention.head_dim
+    sizes = [config.num_attention_heads * size, config.num_key_value_heads * size, config.num_key_value_heads * size]
+    query, key, value = attention.qkv_proj(rows).split(sizes, -1)
+    return _split(attention, pick(query)), _split(attention, key), _split(attention, value)
+
+
+def _split(attention: Any, rows: torch.Tensor) -> torch.Tensor:
     """(B, R, heads · head size) → (B, heads, R, head size)."""
     return rows.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
 
-def separate_query(attention: Any, rows: torch.Tensor) -> torch.Tensor:
-    return split_heads(attention.q_proj(rows), attention)
-
-
-def separate_key_value(attention: Any, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return split_heads(attention.k_proj(rows), attention), split_heads(attention.v_proj(rows), attention)
-
-
-def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of (B, heads, R, head size) with tables (B, R, rotary size); the rest of a head passes."""
-    cos, sin = cos[:, None], sin[:, None]
-    turning, still = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
-    turned = turning * cos + rotate_half(turning) * sin
-    return torch.cat([turned, still], -1) if still.shape[-1] else turned
-
-
 FAMILIES: dict[str, Family] = {
-    # Vicuna, Llama 2 and 3, SmolLM
-    "llama": Family(LlamaDecoderLayer, separate_query, separate_key_value),
-    # Qwen2 and Qwen2.5: biases in q, k, v
-    "qwen2": Family(Qwen2DecoderLayer, separate_query, separate_key_value),
+    "llama": Family(LlamaDecoderLayer, separate),  # Vicuna, Llama 2 and 3, SmolLM, converted InternLM2.5
+    "qwen2": Family(Qwen2DecoderLayer, separate),  # Qwen2 and Qwen2.5: biases in q, k, v
+    "qwen3": Family(Qwen3DecoderLayer, normed),
+    "mistral": Family(MistralDecoderLayer, separate),
+    "phi3": Family(Phi3DecoderLayer, fused),
 }
 
 
@@ -75,6 +81,26 @@ def family_of(text_config: PreTrainedConfig) -> Family:
         hint = suggest(text_config.model_type, FAMILIES)
         raise UserError(f"llm.config.model_type: '{text_config.model_type}' is not a supported family{hint}")
     return family
+
+
+def attend_everywhere(text_config: PreTrainedConfig) -> None:
+    """Take a sliding window out of an LLM configuration, in place.
+
+    A window shorter than an image's rows (Phi-3-mini-4k: 2047 of 2885) would hide the picture's beginning from the
+    question behind it; the authors' code ignores it in training, so the released weights expect it gone.
+    """
+    if getattr(text_config, "sliding_window", None) is not None:
+        text_config.sliding_window = None
+    if getattr(text_config, "layer_types", None) is not None:
+        text_config.layer_types = ["full_attention"] * text_config.num_hidden_layers
+
+
+def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of (B, heads, R, head size) with tables (B, R, rotary size); the rest of a head passes."""
+    cos, sin = cos[:, None], sin[:, None]
+    turning, still = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
+    turned = turning * cos + rotate_half(turning) * sin
+    return torch.cat([turned, still], -1) if still.shape[-1] else turned
 
 
 @cache

@@ -50,6 +50,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_attention_backend = True
     _supports_flash_attn = False
+    _supports_flex_attn = True
     _skip_keys_device_placement = ["past_key_values"]
 
     def __init__(self, config: ProxyVConfig):
@@ -95,6 +96,20 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.config.method = describe_method(wanted)
         self._install_method()
         self.to(device=like.device, dtype=like.dtype)
+
+    def fold(self) -> None:
+        """Merge linear maps that follow each other in the method's modules, for faster inference; equal up to
+        rounding. Saving still writes the original weights; `unfold` undoes it."""
+        self._each_foldable("fold")
+
+    def unfold(self) -> None:
+        """Undo `fold`."""
+        self._each_foldable("unfold")
+
+    def _each_foldable(self, action: str) -> None:
+        for module in self.modules():
+            if module is not self and hasattr(module, action):
+                getattr(module, action)()
 
     def _install_method(self) -> None:
         tokens = self.config.tokens_per_crop
@@ -180,6 +195,8 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         elif inputs_embeds is None:
             inputs_embeds = self._touch(self._embed_text(input_ids))
         if plan is not None:
+            if kwargs.get("output_attentions"):
+                raise UserError("output_attentions: not kept for a prefill with this method; use output_hidden_states")
             kwargs["vision_plan"] = plan
         outputs = self.language_model.model(
             inputs_embeds=inputs_embeds,
@@ -189,7 +206,9 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        hidden = outputs.last_hidden_state
+        hidden, states = outputs.last_hidden_state, outputs.hidden_states
+        if states is not None:  # proxies ride behind the rows
+            states = tuple(state[:, : hidden.shape[1]] for state in states)
         head = self.get_output_embeddings()
         if labels is not None:
             loss = supervised_loss(head, hidden, labels, num_items_in_batch)
@@ -198,7 +217,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return ProxyVOutput(
             logits=head(hidden[:, rows]),
             past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
+            hidden_states=states,
             attentions=outputs.attentions,
         )
 
@@ -256,10 +275,12 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         newlines = self.image_newline.to(flat.dtype).expand(len(vision), -1)
         return flat.index_copy(0, layout.newline_rows.to(flat.device), newlines).view_as(text)
 
-    def _stock_mask(self, layout: Layout, embeddings: torch.Tensor) -> torch.Tensor | None:
+    def _stock_mask(self, layout: Layout, embeddings: torch.Tensor) -> Any:
         mask = layout.stock_mask()
-        if mask is None or mask.ndim == 2:
-            return mask if mask is None else mask.to(embeddings.device)
+        if mask is None:
+            return None
+        if mask.ndim == 2:
+            return mask.to(embeddings.device)
         back_end = self.language_model.config._attn_implementation
         return mask_for(mask.to(embeddings.device), back_end, embeddings.dtype)
 
@@ -283,12 +304,16 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Hand the images to the prefill only; with no cache, to every step."""
+        """Hand the images to the prefill only (with no cache, to every step), and not to a turn that continues a
+        conversation whose images are in the cache already."""
         inputs = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
-        if is_first_iteration or not kwargs.get("use_cache", True):
+        new = inputs["input_ids"]
+        prefill = is_first_iteration or not kwargs.get("use_cache", True)
+        if prefill and new is not None and bool((new == self.config.image_token_id).any()):
             inputs["pixel_values"], inputs["crops_per_image"] = pixel_values, crops_per_image
+            inputs["attention_mask"] = kwargs.get("attention_mask")  # (B, L); a static cache's mask has four dimensions
         return inputs
 
     def _expand_inputs_for_generation(

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from proxyv.methods import describe_method, make_method, method_classes
-from tests.tiny import FAMILIES, picture, tiny_model
+from proxyv.model.families import FAMILIES
+from tests.tiny import picture, tiny_model
 
 # Fields that fit the tiny model: three layers, crops of 4 × 4 vision tokens, width 32. And, for every field, another
 # value that must change what is built or what comes out.

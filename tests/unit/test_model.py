@@ -10,8 +10,9 @@ from transformers.cache_utils import DynamicCache
 
 from proxyv.errors import UserError
 from proxyv.model.build import build_model, build_processor
+from proxyv.model.families import FAMILIES
 from proxyv.model.modeling import ProxyVForConditionalGeneration
-from tests.tiny import FAMILIES, METHODS, picture, tiny_model, tiny_recipe
+from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
 
 IMAGE = "<image>\n"
 # Text and pictures of one sample each: image first, in the middle, last; two pictures, adjacent pictures, none.
