@@ -84,7 +84,12 @@ def make_report(paths: Sequence[str | Path], output_dir: str | Path) -> list[Pat
 
 
 def write_into(document: str | Path, name: str, paths: Sequence[str | Path]) -> Path:
-    """Replace what stands in a document between `<!-- table: NAME -->` and `<!-- end of table -->` by the runs' table.
+    """Renew the table of that name in a document from the runs below `paths`; see `replace_table`."""
+    return replace_table(document, name, to_markdown(tabulate(find_runs(paths))))
+
+
+def replace_table(document: str | Path, name: str, table: str) -> Path:
+    """Replace what stands in a document between `<!-- table: NAME … -->` and `<!-- end of table -->`.
 
     Raises UserError where the document has no such place.
     """
@@ -93,7 +98,6 @@ def write_into(document: str | Path, name: str, paths: Sequence[str | Path]) -> 
     place = re.compile(rf"(<!-- table: {re.escape(name)} .*?-->\n).*?(<!-- end of table -->)", re.DOTALL)
     if not place.search(text):
         raise UserError(f"{document}: has no place '<!-- table: {name} … -->' … '<!-- end of table -->'; add one")
-    table = to_markdown(tabulate(find_runs(paths)))
     document.write_text(place.sub(lambda found: f"{found[1]}\n{table}\n{found[2]}", text), encoding="utf-8")
     return document
 

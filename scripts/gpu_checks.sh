@@ -9,7 +9,7 @@ cd "$PROXYV_ROOT"
 python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)' ||
   _fail "torch sees no CUDA device (torch $(_torch_version)); check nvidia-smi and that torch is a CUDA build"
 
-python -m pytest -m gpu -ra tests/gpu "$@"
+python -m pytest -m gpu -ra tests "$@"
 
 recipe="${RECIPE:-configs/recipes/vicuna-7b-proxyv-l12.yaml}"
 python -m proxyv bench "$recipe" --compare full --device cuda --dtype bfloat16 \

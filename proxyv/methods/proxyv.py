@@ -25,7 +25,7 @@ from proxyv.config import suggest
 from proxyv.errors import UserError
 from proxyv.methods.base import Method
 from proxyv.methods.proxy_plan import ProxyPlan, QueryRows, Visibility, make_proxy_plan
-from proxyv.model.attention import attend
+from proxyv.model.attention import attend, masked_back_end
 from proxyv.model.families import Family, family_of, layer_class, rotate
 from proxyv.model.layout import Layout
 
@@ -82,9 +82,8 @@ class ProxyMethod(Method):
     def plan(self, llm: PreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> ProxyPlan:
         visibility = Visibility(self.proxies_see_vision, self.text_sees_proxies)
         proxies = self.proxies_per_crop(layout.vision_rows.shape[1])
-        return make_proxy_plan(
-            layout, proxies, visibility, llm.model.rotary_emb, llm.config._attn_implementation, embeddings
-        )
+        back_end = masked_back_end(llm.config._attn_implementation)
+        return make_proxy_plan(layout, proxies, visibility, llm.model.rotary_emb, back_end, embeddings)
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,27 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from proxyv.errors import UserError
 from proxyv.model.families import eager_attention_forward
 
+# Back-ends that take any visibility.
 BACK_ENDS = ("eager", "sdpa", "flex_attention")
 
 
-def mask_for(visible: torch.Tensor, back_end: str, dtype: torch.dtype) -> torch.Tensor | BlockMask:
-    """Turn a bool visibility (B, 1, Q, K) into what the back-end reads (eager: an additive mask; flex: blocks).
+def masked_back_end(back_end: str) -> str:
+    """The back-end that attends with a given visibility where a model runs under `back_end`.
 
-    Raises UserError for a back-end that takes no arbitrary mask.
+    Flash attention takes none. Under it the stock layers stay with flash, and where few rows ask with a visibility of
+    their own, sdpa serves them: their mask is small.
+
+    Raises UserError for an unknown back-end.
     """
-    if back_end not in BACK_ENDS:
-        raise UserError(f"attention: '{back_end}' cannot take the needed mask; use {' or '.join(BACK_ENDS)}")
+    if back_end in BACK_ENDS:
+        return back_end
+    if back_end.startswith("flash_attention"):
+        return "sdpa"
+    raise UserError(f"attention: '{back_end}' is unknown; use {', '.join(BACK_ENDS)} or flash_attention_2")
+
+
+def mask_for(visible: torch.Tensor, back_end: str, dtype: torch.dtype) -> torch.Tensor | BlockMask:
+    """Turn a bool visibility (B, 1, Q, K) into what a masked back-end reads (eager: an additive mask; flex: blocks)."""
     if back_end == "sdpa":
         return visible
     if back_end == "flex_attention":
@@ -47,7 +58,9 @@ def attend(
 
     Returns (B, Q, H · head size), before the output projection.
     """
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(
+        masked_back_end(attention.config._attn_implementation), eager_attention_forward
+    )
     dropout = attention.attention_dropout if attention.training else 0.0
     output, _ = function(
         attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling, is_causal=False

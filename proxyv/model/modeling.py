@@ -15,14 +15,21 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, initialization
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
+from transformers.models.clip import modeling_clip
 
 from proxyv.errors import UserError
 from proxyv.methods import Method, describe_method, make_method
-from proxyv.model.attention import mask_for
+from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout, make_layout
 from proxyv.model.vision import Projector, patch_features
 
+# Older transformers nest a tower's weights below `vision_model`; newer ones save them without, and read both.
+TOWER_KEYS = (
+    {r"^vision_tower\.(?!vision_model\.)": "vision_tower.vision_model."}
+    if hasattr(modeling_clip, "CLIPVisionTransformer")
+    else None
+)
 # How a recipe's module groups map to parameters; the first prefix or submodule name that fits decides.
 MODULE_GROUPS = ("tower", "projector", "newline", "method", "llm")
 
@@ -49,7 +56,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
-    _supports_flash_attn = False
+    _supports_flash_attn = True
     _supports_flex_attn = True
     _skip_keys_device_placement = ["past_key_values"]
 
@@ -72,6 +79,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises UserError that lists them.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("key_mapping", TOWER_KEYS)
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         bad = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind != "error_msgs"}
         if bad:
@@ -282,6 +290,8 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if mask.ndim == 2:
             return mask.to(embeddings.device)
         back_end = self.language_model.config._attn_implementation
+        if back_end not in BACK_ENDS:
+            raise UserError(f"attention: '{back_end}' cannot take the authors' newline positions; use sdpa or eager")
         return mask_for(mask.to(embeddings.device), back_end, embeddings.dtype)
 
     def _touch(self, embeddings: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ one onto the other through the sorted order of each kind of row, which is the sa
 """
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,11 @@ from safetensors.torch import load_file
 IMAGE_ID = -200
 MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])
 STD = np.float32([0.26862954, 0.26130258, 0.27577711])
+
+
+def golden_folder() -> Path:
+    """The folder of recordings: PROXYV_GOLDEN_DIR, or shared/golden beside the checkout."""
+    return Path(os.environ.get("PROXYV_GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden"))
 
 
 def find_cases(folder: Path) -> list[tuple[str, str]]:

@@ -1,16 +1,14 @@
 """The published model, number for number, over every variant and case found in PROXYV_GOLDEN_DIR."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
 from proxyv.convert import load_authors
-from proxyv.convert.authors import rename_key, tower_prefix
-from tests.parity.golden import Case, find_cases
+from proxyv.convert.authors import rename_key
+from proxyv.convert.tower import tower_prefix
+from tests.parity.golden import Case, find_cases, golden_folder
 
-FOLDER = Path(os.environ.get("PROXYV_GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden"))
+FOLDER = golden_folder()
 CASES = find_cases(FOLDER)
 TOLERANCE = dict(atol=1e-4, rtol=1e-4)
 
