@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,8 +45,15 @@ def check_stage(recipe: Recipe, stage: str) -> None:
             raise UserError(f"stages.{stage}.{field}: '{value}' is unknown{suggest(value, list(known))}")
     check_groups(spec, stage)
     accumulation(spec, stage)
-    if spec.deepspeed is not None and not Path(spec.deepspeed).is_file():
-        raise UserError(f"stages.{stage}.deepspeed: {spec.deepspeed} does not exist; start from the repository's root")
+    if spec.deepspeed is not None:
+        if not Path(spec.deepspeed).is_file():
+            raise UserError(
+                f"stages.{stage}.deepspeed: {spec.deepspeed} does not exist; start in the repository's root"
+            )
+        if importlib.util.find_spec("deepspeed") is None:
+            raise UserError(
+                f"stages.{stage}.deepspeed: not installed; `pip install deepspeed`, or set the field to null"
+            )
     if spec.objective == "patch_classification":
         if spec.train != ["tower"]:
             raise UserError(f"stages.{stage}.train: patch_classification trains the tower alone; write [tower]")

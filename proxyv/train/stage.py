@@ -111,6 +111,8 @@ def make_trainer(
 ) -> StageTrainer:
     """The stage's trainer. A stage's order of samples depends on the recipe's seed and the stage's name alone."""
     spec = recipe.stages[stage]
+    if spec.deepspeed is not None:
+        keep_layers_whole(model)
     steps = spec.steps or steps_of(len(data), spec.global_batch_size, spec.epochs, spec.group_by_length)
     seed = zlib.crc32(f"{recipe.seed} {stage}".encode())
     lengths = data.lengths() if spec.group_by_length else None
@@ -130,6 +132,15 @@ def make_trainer(
         data_collator=Collator(processor),
         processing_class=processor,
     )
+
+
+def keep_layers_whole(model: ProxyVForConditionalGeneration) -> None:
+    """Let ZeRO-3 gather a decoder layer at once. It gathers weights as modules are called, so all processes must call
+    the same ones in the same order; inside a layer that differs between micro-batches with pictures and without."""
+    from deepspeed.utils import set_z3_leaf_modules
+
+    layers: Any = model.get_decoder().layers
+    set_z3_leaf_modules(model, list({type(layer) for layer in layers}))
 
 
 def save(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor, folder: Path) -> None:
