@@ -102,7 +102,8 @@ def make_proxy_plan(
     proxy_index = torch.arange(length, width, device=slots.device).expand(samples, -1)
     asking = torch.cat([others, proxy_index], 1)
     asking_valid = torch.cat([others_valid, rows.valid[:, length:]], 1)
-    cos, sin = rotary(like, rows.position.to(like.device))
+    # `forward`, not a call: sharded training records which modules are called, in the same order on all ranks.
+    cos, sin = rotary.forward(like, rows.position.to(like.device))
 
     def query_rows(index: torch.Tensor, valid: torch.Tensor, keys: int) -> QueryRows:
         vision = layout.vision_rows % length + sample_of_crop * keys

@@ -196,7 +196,9 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         plan = None
         if pixel_values is not None:
             layout = self._layout(input_ids, attention_mask, crops_per_image, past_key_values)
-            inputs_embeds = self._embed(input_ids, self.project(pixel_values), layout)
+            # Text first, as without images: sharded training wants one order of modules on all ranks.
+            text = self._embed_text(input_ids)
+            inputs_embeds = self._embed(text, self.project(pixel_values), layout)
             plan = self.method.plan(self.language_model, layout, inputs_embeds)
             position_ids = layout.position_ids.to(inputs_embeds.device)
             attention_mask = self._stock_mask(layout, inputs_embeds)
@@ -270,9 +272,8 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeddings = self.get_input_embeddings()
         return embeddings(ids.to(embeddings.weight.device))
 
-    def _embed(self, input_ids: torch.Tensor | None, vision: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """(B, L, D): text embeddings with vision tokens and newlines in their rows."""
-        text = self._embed_text(input_ids)
+    def _embed(self, text: torch.Tensor, vision: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """Text embeddings (B, L, D) with vision tokens (C, P, D) and newlines put into their rows."""
         if len(vision) != len(layout.newline_rows):
             raise UserError(
                 f"pixel_values: {len(vision)} crops, but crops_per_image adds up to {len(layout.newline_rows)}"

@@ -157,7 +157,7 @@ def test_without_saving_the_llm_is_transformers_own(family):
     inputs = prompt(processor)
     with torch.no_grad():
         layout = model._layout(inputs["input_ids"], None, inputs["crops_per_image"], None)
-        embeddings = model._embed(inputs["input_ids"], model.project(inputs["pixel_values"]), layout)
+        embeddings = model._embed(model._embed_text(inputs["input_ids"]), model.project(inputs["pixel_values"]), layout)
         stock = model.language_model(inputs_embeds=embeddings).logits
         torch.testing.assert_close(model(**inputs).logits, stock)
 
