@@ -77,7 +77,7 @@ def run_eval(args: argparse.Namespace) -> None:
     from proxyv.evaluation import evaluate_suite
     from proxyv.evaluation.loading import load_for_evaluation
 
-    loaded = load_for_evaluation(args.model, args.device, args.dtype, args.attention)
+    loaded = load_for_evaluation(args.model, args.device, args.dtype, args.attention, args.load_in)
     suite = args.suite or loaded.recipe.get("suite")
     data_root = args.data_root or loaded.recipe.get("data_root")
     if suite is None or data_root is None:
@@ -136,6 +136,8 @@ def run_bench(args: argparse.Namespace) -> None:
         new_tokens=args.new_tokens,
         warmup=args.warmup,
         repeats=args.repeats,
+        attention=args.attention,
+        fold=args.fold,
     )
     _write(args.output, result)
     _show(result, args.json, _flat_lines(result))
@@ -145,7 +147,7 @@ def run_generate(args: argparse.Namespace) -> None:
     """Answer one question about one or more pictures."""
     from proxyv.evaluation.loading import answer, load_for_evaluation
 
-    loaded = load_for_evaluation(args.model, args.device, args.dtype, args.attention)
+    loaded = load_for_evaluation(args.model, args.device, args.dtype, args.attention, args.load_in)
     text = answer(loaded, args.prompt, args.image, args.max_new_tokens)
     _show({"answer": text}, args.json, [text])
 
@@ -168,10 +170,30 @@ def run_show_sample(args: argparse.Namespace) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> None:
-    """Turn a checkpoint of the authors' code into a model folder of ours."""
-    from proxyv.convert import convert_authors
+    """Turn a checkpoint of the authors' code, of LLaVA or of InternLM2 into a folder of ours, file by file."""
+    from proxyv.convert import convert
 
-    print(convert_authors(args.source, args.target, args.tower))
+    converted = convert(args.source, args.target, tower=args.tower, onto=args.onto, chat_template=args.chat_template)
+    for note in converted.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(converted.folder)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Write a model as a folder for the Hugging Face hub: weights, processor, model card with recipe and results."""
+    from proxyv.export import export
+
+    print(export(args.model, args.target, hub_name=args.hub_name, license_id=args.license))
+
+
+def run_merge(args: argparse.Namespace) -> None:
+    """Merge a stage's LoRA adapters into the LLM: an ordinary model folder, its logits checked."""
+    from proxyv.adapters.merge import merge_folder
+
+    figures = merge_folder(args.source, args.target, args.dtype)
+    difference, tolerance = figures["largest_difference"], figures["tolerance"]
+    checked = f"merged logits differ from the adapted model's by {difference:.2g} at most; tolerance {tolerance:.2g}"
+    _show(figures, args.json, [args.target, checked])
 
 
 def run_doctor(args: argparse.Namespace) -> None:
@@ -242,6 +264,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--new_tokens", type=int, default=10, help="decoding steps")
     sub.add_argument("--warmup", type=int, default=2)
     sub.add_argument("--repeats", type=int, default=10, help="measured pairs")
+    sub.add_argument("--attention", help="attention back-end of both models (default: the recipe's)")
+    sub.add_argument("--fold", action="store_true", help="merge the method's linear maps first")
 
     sub = command("generate", run_generate, 'runs/tiny-full --image page.png --prompt "value of C"', figures=True)
     _add_model(sub)
@@ -258,9 +282,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--index", type=int, default=0)
 
     sub = command("convert", run_convert, "proxyv_vicuna_7b_layer12 models/vicuna-7b-proxyv-l12")
-    sub.add_argument("source", help="folder of a checkpoint of the authors' code")
+    sub.add_argument("source", help="folder or hub id of a checkpoint, or a stage-1 file (mm_projector.bin)")
+    sub.add_argument("target", help="folder to write; InternLM2 becomes a Llama folder for llm.pretrained")
+    sub.add_argument("--tower", help="folder or hub id of the vision tower (default: what the checkpoint names)")
+    sub.add_argument("--onto", metavar="RECIPE", help="for a stage-1 file: the recipe that names LLM, tower and method")
+    sub.add_argument("--chat_template", help="a chat template of ours (default: the one the family was trained with)")
+
+    sub = command("export", run_export, "runs/tiny-proxyv-l2 hub/tiny-proxyv-l2 --hub-name me/tiny-proxyv-l2")
+    sub.description = f"{sub.description} Loading it needs proxyv installed; no code travels with the folder."
+    sub.add_argument("model", help="run folder or model folder")
+    sub.add_argument("target", help="folder to write; must be empty or absent")
+    sub.add_argument("--hub-name", dest="hub_name", metavar="OWNER/NAME", help="name on the hub, for the model card")
+    sub.add_argument("--license", default="other", help="the weights' licence as the hub spells it (default: other)")
+
+    sub = command("merge", run_merge, "runs/vicuna-7b-lora/finetune models/vicuna-7b-lora", figures=True)
+    sub.add_argument("source", help="adapter folder, or a run whose last stage trained adapters")
     sub.add_argument("target", help="folder to write")
-    sub.add_argument("--tower", help="folder or hub id of the tower's configuration (default: what theirs names)")
+    sub.add_argument("--dtype", default="float32", help="precision to save in: float32, bfloat16 or float16")
 
     command("doctor", run_doctor, "--json", figures=True)
     return parser
@@ -283,6 +321,7 @@ def _add_model(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", help="cpu, cuda, … (default: cuda where there is one)")
     sub.add_argument("--dtype", default="auto", help="auto (as saved), float32, bfloat16 or float16")
     sub.add_argument("--attention", default="sdpa", help="attention back-end: sdpa or eager")
+    sub.add_argument("--load_in", help="8bit or 4bit: quantise the LLM by bitsandbytes (default: do not)")
 
 
 # ── small helpers ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -52,6 +52,7 @@ def bench_recipe(
     repeats: int = 10,
     attention: str | None = None,
     model_path: str | Path | None = None,
+    fold: bool = False,
 ) -> dict[str, Any]:
     """Measure a recipe's model, alternating with its baseline.
 
@@ -64,6 +65,7 @@ def bench_recipe(
         new_tokens: tokens that are decoded after the prefill, one by one with the cache.
         warmup, repeats: rounds that are thrown away, and rounds that count.
         attention: back-end of both models; None: the recipe's.
+        fold: fold the recipe's model first (see `fold` of the model); the baseline stays as it is.
         model_path: a trained model of this recipe; None: random weights at the recipe's shapes (the time does not
             depend on the values).
 
@@ -84,6 +86,8 @@ def bench_recipe(
     check_sample(recipes[-1], crops, text_tokens)
     recipes = [replace(each, attention=attention) for each in recipes]
     models = _build(recipes, device, DTYPES[dtype], model_path)
+    if fold:
+        models[0].fold()
     inputs = [make_inputs(model, crops, text_tokens, batch_size) for model in models]
     rounds = _alternate(models, inputs, new_tokens, warmup, repeats)
     summaries = [_summary(*each) for each in zip(models, inputs, rounds, strict=True)]
@@ -103,6 +107,7 @@ def bench_recipe(
         "dtype": dtype,
         "device": device_name(device),
         "attention": attention,
+        "folded": fold,
         "weights": "random" if model_path is None else str(model_path),
     }
     return {**result, **settings, **environment()}
