@@ -70,11 +70,24 @@ class DataSpec:
 
 
 @dataclass
+class LoRASpec:
+    """Low-rank adapters in place of training layers themselves (pip install 'proxyv[train]')."""
+
+    rank: int = 16
+    alpha: int = 32  # updates are scaled by alpha / rank
+    dropout: float = 0.0
+    # "all-linear" (the LLM's linear layers without the head), or a list of their names; "tower", "projector" or
+    # "method" in the list puts adapters on that group's linear layers too
+    targets: Any = "all-linear"
+
+
+@dataclass
 class StageSpec:
     """One training run: its modules, data, rates and length."""
 
     data: list[str] = field(default_factory=list)  # names in the recipe's `data`
     train: list[str] = field(default_factory=list)  # of tower, projector, newline, method, llm
+    lora: LoRASpec | None = None  # adapters: a group that has them trains through them alone
     objective: str = "language_modeling"  # or "patch_classification" (the tower alone)
     image_mode: str | None = None  # overrides the vision part's for this stage
     learning_rate: float = 1e-3

@@ -11,10 +11,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from proxyv.adapters import is_adapter_folder, load_model, merge_adapters
 from proxyv.config import read_yaml
 from proxyv.environment import default_device
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.quantisation import quantised_loading
 from proxyv.train import find_model
 
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,13 +34,18 @@ class Loaded:
 
 
 def load_for_evaluation(
-    path: str | Path, device: str | None = None, dtype: str = "auto", attention: str = "sdpa"
+    path: str | Path,
+    device: str | None = None,
+    dtype: str = "auto",
+    attention: str = "sdpa",
+    load_in: str | None = None,
 ) -> Loaded:
-    """Load the model of a run folder, or of a model folder.
+    """Load the model of a run folder, of a model folder, or of an adapter folder.
 
     Args:
         device: default: cuda where there is one, else cpu.
         dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
+        load_in: "8bit" or "4bit": quantise the LLM's layers, and nothing else; None: do not.
 
     Raises UserError where there is no model, or the weights do not fit.
     """
@@ -46,10 +54,25 @@ def load_for_evaluation(
     folder = find_model(path)
     run = next((parent for parent in (folder, *folder.parents[:2]) if (parent / "recipe.yaml").is_file()), folder)
     recipe = OmegaConf.to_container(read_yaml(run / "recipe.yaml")) if (run / "recipe.yaml").is_file() else {}
-    model = ProxyVForConditionalGeneration.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation=attention)
-    place = device or default_device()
+    place, options = device or default_device(), {"dtype": DTYPES[dtype], "attn_implementation": attention}
+    if load_in is None:
+        model = load_model(folder, **options).to(place)
+    else:
+        model = load_quantised(folder, load_in, place, options)
     processor = ProxyVProcessor.from_pretrained(folder)
-    return Loaded(run, model.to(place).eval(), processor, cast("dict[str, Any]", recipe))
+    return Loaded(run, model.eval(), processor, cast("dict[str, Any]", recipe))
+
+
+def load_quantised(folder: Path, load_in: str, device: str, options: dict[str, Any]) -> ProxyVForConditionalGeneration:
+    """As `load_model`, with the LLM's layers in "8bit" or "4bit". Adapters are merged first, in full precision."""
+    options = options | quantised_loading(ProxyVConfig.from_pretrained(folder), load_in, device, options["dtype"])
+    if not is_adapter_folder(folder):
+        return ProxyVForConditionalGeneration.from_pretrained(folder, **options)
+    whole = load_model(folder, dtype=torch.float32)
+    merge_adapters(whole)
+    return ProxyVForConditionalGeneration.from_pretrained(
+        None, config=whole.config, state_dict=whole.state_dict(), **options
+    )
 
 
 def answer(loaded: Loaded, prompt: str, images: Sequence[str], max_new_tokens: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from proxyv.adapters.lora import adapted_groups, adapter_parameters, check_lora
 from proxyv.config import StageSpec, suggest
 from proxyv.errors import UserError
 from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
@@ -14,14 +15,16 @@ from proxyv.model.vision import patch_features
 
 
 def set_trainable(model: ProxyVForConditionalGeneration, spec: StageSpec, stage: str) -> None:
-    """Let the stage's module groups train and freeze the rest.
+    """Let the stage's module groups train and freeze the rest; a group with adapters trains through them alone.
 
     Tower layers behind the feature layer stay frozen: they get no gradient, and processes that train together
     would wait for one. Raises UserError where nothing trains.
     """
     model.requires_grad_(False)
+    adapters, adapted = adapter_parameters(model), adapted_groups(model)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(model.module_group(name) in spec.train)
+        group = model.module_group(name)
+        parameter.requires_grad_(group in spec.train and (name in adapters or group not in adapted))
     if "tower" in spec.train:
         for parameter in _without_gradient(model):
             parameter.requires_grad_(False)
@@ -42,7 +45,7 @@ def _without_gradient(model: ProxyVForConditionalGeneration) -> list[nn.Paramete
 
 
 def check_groups(spec: StageSpec, stage: str) -> None:
-    """Raise UserError for unknown module groups, and for rates of groups that do not train."""
+    """Raise UserError for unknown module groups, and for adapters that cannot work."""
     for name in spec.train:
         if name not in MODULE_GROUPS:
             raise UserError(f"stages.{stage}.train: '{name}' is no module group{suggest(name, MODULE_GROUPS)}")
@@ -50,6 +53,7 @@ def check_groups(spec: StageSpec, stage: str) -> None:
         if name not in MODULE_GROUPS:
             hint = suggest(name, MODULE_GROUPS)
             raise UserError(f"stages.{stage}.group_learning_rate: '{name}' is no module group{hint}")
+    check_lora(spec, stage)
 
 
 def rate_of(spec: StageSpec, group: str) -> float:
@@ -89,9 +93,12 @@ def parameter_groups(
 
 
 def parameter_table(model: ProxyVForConditionalGeneration, spec: StageSpec) -> list[dict[str, Any]]:
-    """One row a module group: name, trainable and total parameters, peak learning rate (None: frozen)."""
+    """One row a module group: name, trainable and total parameters, peak learning rate (None: frozen), and the rank
+    of its adapters (None: without)."""
+    adapted = adapted_groups(model)
     rows: dict[str, dict[str, Any]] = {
-        name: {"group": name, "trainable": 0, "total": 0, "learning_rate": None} for name in MODULE_GROUPS
+        name: {"group": name, "trainable": 0, "total": 0, "learning_rate": None, "lora_rank": None}
+        for name in MODULE_GROUPS
     }
     for name, parameter in model.named_parameters():
         group = model.module_group(name)
@@ -100,6 +107,8 @@ def parameter_table(model: ProxyVForConditionalGeneration, spec: StageSpec) -> l
     for name, row in rows.items():
         if row["trainable"]:
             row["learning_rate"] = rate_of(spec, name)
+        if spec.lora is not None and name in adapted:
+            row["lora_rank"] = spec.lora.rank
     return list(rows.values())
 
 
@@ -109,5 +118,6 @@ def show_table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         rate = "-" if row["learning_rate"] is None else f"{row['learning_rate']:g}"
         rate = rate if row["total"] else "no parameters"
+        rate += "" if row["lora_rank"] is None else f" (LoRA, rank {row['lora_rank']})"
         lines.append(f"{row['group']:<10} {row['trainable']:>16,} {row['total']:>16,}  {rate}")
     return "\n".join(lines)

@@ -6,6 +6,7 @@
     <output_dir>/<name>/<stage>/log.jsonl        one line every `logging_steps`
     <output_dir>/<name>/<stage>/finished.json    written last: steps, loss, counts, environment
 
+A stage with `lora` leaves adapter folders (proxyv/adapters/folder.py) where others leave complete models.
 The model of a run is that of its last stage; it is not copied.
 """
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from proxyv.adapters import adapt, load_model, merge_adapters, save_model
 from proxyv.config import Recipe
 from proxyv.data.collate import Collator
 from proxyv.data.order import TrainingOrder, steps_of
@@ -31,7 +32,8 @@ from proxyv.train.trainer import StageTrainer
 
 
 def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None) -> None:
-    """Train one stage from the model in `start` (None: the recipe's own start) and leave a complete model in `folder`.
+    """Train one stage from the model in `start` (None: the recipe's own start) and leave a complete model in `folder`;
+    with `lora`, an adapter folder.
 
     An interrupted stage goes on from its last checkpoint, or begins anew where there is none.
     """
@@ -39,6 +41,7 @@ def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None) -> N
     set_seed(recipe.seed)
     model, processor = load_start(recipe, start)
     data = TrainingData(recipe, stage, processor)
+    adapt(model, spec, stage, start_folder(recipe, start), folder)
     set_trainable(model, spec, stage)
     table = parameter_table(model, spec)
     if is_main():
@@ -68,17 +71,21 @@ def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None) -> N
     wait()
 
 
+def start_folder(recipe: Recipe, start: Path | None) -> Path | None:
+    """The folder a stage starts from: the previous stage's, or the recipe's `start_from`; None: a fresh model."""
+    return start or (None if recipe.start_from is None else find_model(recipe.start_from))
+
+
 def load_start(recipe: Recipe, start: Path | None) -> tuple[ProxyVForConditionalGeneration, ProxyVProcessor]:
     """The model to train, float32 on the CPU, with the recipe's method switched on, and its processor."""
-    source = start or (None if recipe.start_from is None else find_model(recipe.start_from))
+    source = start_folder(recipe, start)
     if source is None:
         processor = build_processor(recipe)
         model = build_model(recipe, image_token_id=processor.image_token_id)
     else:
         processor = ProxyVProcessor.from_pretrained(source)
-        model = ProxyVForConditionalGeneration.from_pretrained(
-            source, dtype=torch.float32, attn_implementation=recipe.attention
-        )
+        model = load_model(source, dtype=torch.float32, attn_implementation=recipe.attention)
+        merge_adapters(model)
         model.switch_method(recipe.method)
     check_vocabulary(model, processor)
     sanitise_generation(model)
@@ -144,8 +151,8 @@ def keep_layers_whole(model: ProxyVForConditionalGeneration) -> None:
 
 
 def save(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor, folder: Path) -> None:
-    """A complete model folder: configuration, weights, processor, tokenizer, chat template."""
-    model.save_pretrained(folder)
+    """A complete folder: configuration, weights, processor, tokenizer, chat template."""
+    save_model(model, folder)
     processor.save_pretrained(folder)
 
 

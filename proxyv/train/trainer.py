@@ -16,6 +16,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from proxyv.adapters import has_adapters, load_weights, save_model
 from proxyv.config import StageSpec
 from proxyv.data.encoding import IGNORED
 from proxyv.data.order import TrainingOrder
@@ -95,6 +96,20 @@ class StageTrainer(Trainer):
         if "input_ids" in inputs:
             inputs = {**inputs, "use_cache": False}
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not has_adapters(self.model):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = output_dir or self.args.output_dir
+            save_model(self.model, Path(folder), state_dict)
+            self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if has_adapters(self.model):
+            load_weights(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our figures to Trainer's and append them to the log file as one JSON line.
