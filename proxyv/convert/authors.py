@@ -1,31 +1,36 @@
-"""The authors' ProxyV checkpoints (arXiv 2505.15816, public code at commit 42d6d97) → ours.
+"""Checkpoints in LLaVA's original layout → ours: the authors' ProxyV (arXiv 2505.15816, public code at commit
+42d6d97), and LLaVA-1.5 and LLaVA-NeXT, which become `full`.
 
-Their guided update of the last layer is dropped: nothing reads its result and it was never trained. Their newline
-positions are kept (`newline_positions: authors`), since the weights were trained with them.
+The authors' guided update of the last layer is dropped: nothing reads its result and it was never trained. Their
+newline positions are kept (`newline_positions: authors`), since the weights were trained with them.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from proxyv.config import suggest
+from proxyv.convert.folder import grid_of, make_processor, meta_model, read_tokenizer, template_name, write_folder
+from proxyv.convert.plan import Part, Plan, Tensors, Translate
+from proxyv.convert.tower import read_config, tower_config, tower_part, tower_prefix
+from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig, sub_config
-from proxyv.model.image_processing import ProxyVImageProcessor
 from proxyv.model.modeling import ProxyVForConditionalGeneration
-from proxyv.model.processing import ProxyVProcessor, chat_template
-from proxyv.model.vision import grid_side
 
-# Their model type → our family and its chat template.
-MODEL_TYPES = {"llava_llama": ("llama", "vicuna_v1"), "llava_qwen": ("qwen2", "qwen")}
+# Their model type → our family. LLaVA-1.5 was released as "llava".
+MODEL_TYPES = {
+    "llava": "llama",
+    "llava_llama": "llama",
+    "llava_qwen": "qwen2",
+    "llava_phi": "phi3",
+    "llava_mistral": "mistral",
+}
 
 # Their key → ours; {layer} is the LLM layer that the j-th guided update belongs to.
 _RENAMES = (
@@ -57,65 +62,108 @@ def rename_key(key: str, start_layer: int, tower_prefix: str = "") -> str:
             layer = start_layer + int(match[1]) if "{layer}" in ours else None
             new = ours.replace("{layer}", str(layer)).replace("{start}", str(start_layer))
             return match.expand(new.replace("{tower}", tower_prefix)) + key[match.end() :]
-    raise UserError(f"weights: unknown key '{key}'; this is no checkpoint of the authors' ProxyV code")
+    raise UserError(f"weights: unknown key '{key}'; this is no checkpoint in LLaVA's layout")
 
 
 def load_authors(
     source: str | Path, tower: str | None = None, dtype: torch.dtype = torch.float32
 ) -> ProxyVForConditionalGeneration:
-    """Load a checkpoint folder of theirs (safetensors, or `.bin` read with `weights_only`).
+    """Load a checkpoint folder of theirs into memory (to convert one on disk, see `convert`).
 
     Args:
         source: folder with config.json and weights.
-        tower: hub id or folder that holds the tower's configuration; default: what the config names.
+        tower: hub id or folder of the tower; default: what the config names.
 
-    Raises UserError for a wrong model type (naming what is supported) and for keys that are missing, unused or
-    misshapen (listing them).
+    Raises UserError for a wrong model type and for keys that are missing, unused or misshapen (listing them).
     """
-    source = Path(source)
-    theirs = read_config(source)
-    weights = dict(_read_weights(source))
-    config = authors_config(theirs, _tower_config(theirs, tower), weights)
-    model = ProxyVForConditionalGeneration(config).to(dtype)
-    start, prefix = int(config.method.get("start_layer", 0)), tower_prefix(model)
-    last = f"language_model.model.layers.{config.text_config.num_hidden_layers - 1}.guided_update."
-    ours = {rename_key(key, start, prefix): value for key, value in weights.items()}
-    _fill(model, {key: value for key, value in ours.items() if not key.startswith(last)}, str(source))
+    plan = authors_plan(Path(source), read_config(Path(source)), tower)
+    files = plan.check()
+    plan.dtype = dtype
+    model = ProxyVForConditionalGeneration(plan.model.config).to(dtype)
+    with torch.no_grad():
+        for part, file in files:
+            model.load_state_dict(dict(plan.tensors(part, file)), strict=False)
+        model.load_state_dict(plan.fresh, strict=False)
     return model.eval()
 
 
-def convert_authors(source: str | Path, target: str | Path, tower: str | None = None) -> Path:
-    """Write a checkpoint of theirs as a complete model folder of ours, with its processor.
+def convert_authors(
+    source: Path, target: Path, theirs: Mapping[str, Any], tower: str | None, template: str | None
+) -> list[str]:
+    """Write a checkpoint of theirs as a complete model folder of ours. Returns notes for the user.
 
     Raises UserError as `load_authors` does, and where the folder has no tokenizer.
     """
-    source, target = Path(source), Path(target)
-    model = load_authors(source, tower, dtype=torch.bfloat16)
-    processor = _processor(source, read_config(source), model.config)
-    model.config.image_token_id = processor.image_token_id
-    model.save_pretrained(target)
-    processor.save_pretrained(target)
-    return target
+    plan = authors_plan(source, theirs, tower)
+    config = plan.model.config
+    template = template_name(config, template)
+    grid = grid_of(theirs.get("image_grid_pinpoints"), config.vision_config.image_size, source)
+    anyres = theirs.get("image_aspect_ratio") == "anyres"
+    processor = make_processor(read_tokenizer(source), config, anyres, grid, template)
+    write_folder(plan, source, target, processor, template)
+    return plan.notes
 
 
-def read_config(source: Path) -> dict[str, Any]:
-    """Their config.json, checked for a supported model type."""
-    path = source / "config.json"
-    if not path.is_file():
-        raise UserError(f"{source}: no config.json; give the folder of a checkpoint")
-    theirs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found = theirs.get("model_type")
-    if found not in MODEL_TYPES:
-        raise UserError(f"{path}: model_type '{found}' is not one of theirs{suggest(str(found), MODEL_TYPES)}")
-    return theirs
+def authors_plan(source: Path, theirs: Mapping[str, Any], tower: str | None = None) -> Plan:
+    """The plan from their config.json and weights. Raises UserError for what is not supported."""
+    _check_supported(source, theirs)
+    weights = find_weights(source)
+    outlines = weights.outlines()
+    name = tower or theirs.get("mm_vision_tower")
+    config = authors_config(theirs, tower_config(name, f"{source / 'config.json'}: mm_vision_tower"), outlines)
+    model = meta_model(config)
+    parts = [Part(weights, authors_translation(model))]
+    if not any(key.startswith("model.vision_tower.") for key in outlines):
+        parts.append(tower_part(str(name), model))
+    embeddings = outlines.get("model.embed_tokens.weight")
+    plan = Plan(str(source), model, parts, torch.bfloat16 if embeddings is None else embeddings.dtype)
+    if "proxyv" not in theirs:
+        plan.notes.append(
+            "LLaVA puts no newline, or one per row of patches, where ours puts one per crop: answers differ "
+            "somewhat until the model is trained on"
+        )
+        if "model.image_newline" not in outlines:
+            add_fresh_newline(plan)
+    elif theirs.get("learn_proxy") and theirs["model_type"] == "llava_phi":
+        plan.notes.append(
+            "the authors' Phi3 code spreads learned proxies as if they were spatial; these weights were trained so, "
+            "and here they are spread by their splat weights"
+        )
+    return plan
 
 
-def authors_config(
-    theirs: Mapping[str, Any], vision_config: PreTrainedConfig, weights: Mapping[str, torch.Tensor]
-) -> ProxyVConfig:
+def authors_translation(model: ProxyVForConditionalGeneration) -> Translate:
+    """Their names → ours, without the last layer's guided update."""
+    start, prefix = int(model.config.method.get("start_layer", 0)), tower_prefix(model)
+    last = f"language_model.model.layers.{model.config.text_config.num_hidden_layers - 1}.guided_update."
+
+    def translate(name: str, tensor: torch.Tensor) -> Tensors | None:
+        try:
+            ours = rename_key(name, start, prefix)
+        except UserError:
+            return None
+        return {} if ours.startswith(last) else {ours: tensor}
+
+    return translate
+
+
+def add_fresh_newline(plan: Plan) -> None:
+    """Give the plan a newline of the published initial scale, randn / √D, the same each time."""
+    size = plan.model.config.text_config.hidden_size
+    values = torch.randn(size, generator=torch.Generator().manual_seed(0)) * size**-0.5
+    plan.fresh["image_newline"] = values
+    plan.notes.append("the checkpoint has no newline; it gets a fresh random one, to be trained")
+
+
+def authors_config(theirs: Mapping[str, Any], vision_config: PreTrainedConfig, weights: Tensors) -> ProxyVConfig:
     """Our configuration for their config.json; hidden width and number of queries are read off the weights."""
-    family, _ = MODEL_TYPES[theirs["model_type"]]
-    known = {*sub_config({"model_type": family}, "family").to_dict(), "rope_theta", "rope_scaling"}
+    family = MODEL_TYPES[theirs["model_type"]]
+    known = {
+        *sub_config({"model_type": family}, "family").to_dict(),
+        "rope_theta",
+        "rope_scaling",
+        "partial_rotary_factor",
+    }
     skipped = {"model_type", "transformers_version", "torch_dtype", "dtype", "architectures", "layer_types"}
     text = {key: value for key, value in theirs.items() if key in known - skipped}
     # They clear Qwen2's window in their own layer class; full attention is what the weights saw.
@@ -126,76 +174,32 @@ def authors_config(
         method=_method(theirs, weights),
         image_token_id=text_config.vocab_size,
         feature_layer=theirs.get("mm_vision_select_layer", -2),
-        newline_positions="authors",
+        newline_positions="authors" if "proxyv" in theirs else "natural",
     )
 
 
-def _method(theirs: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def _method(theirs: Mapping[str, Any], weights: Tensors) -> dict[str, Any]:
     if not theirs.get("proxyv", False):
         return {"name": "full"}
-    inner = weights["model.vision_mlp_layers.0.context_proj.weight"].shape[0]
+    needed = ["model.vision_mlp_layers.0.context_proj.weight"]
+    needed += ["model.proxyv_initializer.proxyv_tokens"] * bool(theirs.get("learn_proxy", False))
+    if absent := [key for key in needed if key not in weights]:
+        raise UserError(f"the weights do not fit the configuration: missing: {', '.join(absent)}")
     shared = {
         "start_layer": theirs["proxyv_start_layer"],
-        "hidden_ratio": theirs["hidden_size"] // inner,
+        "hidden_ratio": theirs["hidden_size"] // weights[needed[0]].shape[0],
     }
-    if theirs.get("learn_proxy", False):
-        queries = weights["model.proxyv_initializer.proxyv_tokens"].shape[0]
-        return {"name": "proxyv_ns", **shared, "queries": queries}
+    if len(needed) > 1:
+        return {"name": "proxyv_ns", **shared, "queries": weights[needed[1]].shape[0]}
     return {"name": "proxyv", **shared, "downsample": theirs["proxyv_reduce_factor"]}
 
 
-def _tower_config(theirs: Mapping[str, Any], tower: str | None) -> PreTrainedConfig:
-    name = tower or theirs.get("mm_vision_tower")
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"mm_vision_tower: no configuration at '{name}'; name the tower's folder or hub id") from error
-    return getattr(config, "vision_config", config)
-
-
-def tower_prefix(model: ProxyVForConditionalGeneration) -> str:
-    """ "vision_model." where this transformers version nests the tower's weights below it, else nothing."""
-    return "vision_model." if hasattr(model.vision_tower, "vision_model") else ""
-
-
-def _read_weights(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    files = sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
-    if not files:
-        raise UserError(f"{source}: no weights (*.safetensors or pytorch_model*.bin); give the checkpoint's folder")
-    for file in files:
-        safe = file.suffix == ".safetensors"
-        shard = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
-        yield from shard.items()
-
-
-def _fill(model: ProxyVForConditionalGeneration, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Copy every weight in; missing, unused and misshapen keys are one error that lists them."""
-    own = model.state_dict()
-    misshapen = [
-        f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
-        for key, value in weights.items()
-        if key in own and own[key].shape != value.shape
-    ]
-    problems = {"missing": own.keys() - weights.keys(), "unused": weights.keys() - own.keys(), "misshapen": misshapen}
-    listed = "; ".join(f"{kind}: {', '.join(sorted(keys))}" for kind, keys in problems.items() if keys)
-    if listed:
-        raise UserError(f"{source}: the weights do not fit the configuration: {listed}")
-    model.load_state_dict(weights)
-
-
-def _processor(source: Path, theirs: Mapping[str, Any], config: ProxyVConfig) -> ProxyVProcessor:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source}: no tokenizer beside the weights; copy the LLM's tokenizer files there") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    size = config.vision_config.image_size
-    pinpoints = theirs.get("image_grid_pinpoints") or [[size, size]]
-    images = ProxyVImageProcessor(
-        crop_size=size,
-        tokens_per_crop=grid_side(config.vision_config) ** 2,
-        image_mode="anyres" if theirs.get("image_aspect_ratio") == "anyres" else "pad",
-        grid=[[width // size, height // size] for width, height in pinpoints],
-    )
-    return ProxyVProcessor(images, tokenizer, chat_template(MODEL_TYPES[theirs["model_type"]][1]))
+def _check_supported(source: Path, theirs: Mapping[str, Any]) -> None:
+    """Raise UserError for settings that have no counterpart here."""
+    if theirs.get("model_type") not in MODEL_TYPES:
+        raise UserError(
+            f"{source / 'config.json'}: model_type '{theirs.get('model_type')}' is none of {', '.join(MODEL_TYPES)}"
+        )
+    for key, only in (("mm_projector_type", "mlp2x_gelu"), ("mm_vision_select_feature", "patch")):
+        if theirs.get(key, only) != only:
+            raise UserError(f"{source / 'config.json'}: {key} '{theirs[key]}' is not supported, only '{only}'")

@@ -1,0 +1,121 @@
+"""What stands around the weights in a model folder of ours: configuration, processor, generation settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from proxyv.convert.plan import Plan
+from proxyv.errors import UserError
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.image_processing import ProxyVImageProcessor
+from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.processing import ProxyVProcessor, chat_template
+from proxyv.model.vision import grid_side
+
+# Family → chat template; None: the tokenizer's own. Llama 3 is told from Vicuna by its vocabulary.
+_TEMPLATES = {"llama": "vicuna_v1", "qwen2": "qwen", "phi3": "phi3", "mistral": None, "qwen3": None}
+_LLAMA3_VOCABULARY = 128_000
+# The token that closes a turn, where the LLM's configuration names only the end of the text.
+_TURN_END = {"llama3": "<|eot_id|>", "qwen": "<|im_end|>", "phi3": "<|end|>", "internlm2": "<|im_end|>"}
+
+
+def meta_model(config: ProxyVConfig) -> ProxyVForConditionalGeneration:
+    """The model without memory: shapes only."""
+    with torch.device("meta"):
+        return ProxyVForConditionalGeneration(config)
+
+
+def template_name(config: ProxyVConfig, wanted: str | None) -> str | None:
+    """The chat template to use: the one asked for, else the one that the family's models were trained with."""
+    if wanted is not None:
+        return wanted
+    text = config.text_config
+    if text.model_type == "llama" and text.vocab_size >= _LLAMA3_VOCABULARY:
+        return "llama3"
+    return _TEMPLATES.get(text.model_type)
+
+
+def read_tokenizer(source: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the weights, with a padding token. Raises UserError where there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source}: no tokenizer beside the weights; copy the LLM's tokenizer files there") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def make_processor(
+    tokenizer: PreTrainedTokenizerBase,
+    config: ProxyVConfig,
+    anyres: bool,
+    grid: Sequence[Sequence[int]] | None,
+    template: str | None,
+) -> ProxyVProcessor:
+    """The processor of a converted model.
+
+    Args:
+        grid: allowed (columns, rows) in crops; None for a square alone.
+        template: name of a chat template of ours; None: the tokenizer's own.
+
+    Raises UserError where neither has a template.
+    """
+    if template is None and tokenizer.chat_template is None:
+        raise UserError("the tokenizer has no chat template and the family none of ours; name one with --chat_template")
+    size = config.vision_config.image_size
+    images = ProxyVImageProcessor(
+        crop_size=size,
+        tokens_per_crop=grid_side(config.vision_config) ** 2,
+        image_mode="anyres" if anyres else "pad",
+        grid=grid or [[1, 1]],
+    )
+    return ProxyVProcessor(images, tokenizer, None if template is None else chat_template(template))
+
+
+def grid_of(pinpoints: Any, size: int, source: Path) -> list[list[int]] | None:
+    """Pixel sizes (width, height) → (columns, rows). Raises UserError for anything but a list of pairs."""
+    if pinpoints is None:
+        return None
+    if isinstance(pinpoints, str) or not all(len(pair) == 2 for pair in pinpoints):
+        raise UserError(f"{source / 'config.json'}: image_grid_pinpoints must list (width, height) pairs of pixels")
+    return [[width // size, height // size] for width, height in pinpoints]
+
+
+def write_folder(plan: Plan, source: Path, target: Path, processor: ProxyVProcessor, template: str | None) -> None:
+    """Weights, configuration, generation settings and processor of a converted model."""
+    model = plan.model
+    assert isinstance(model, ProxyVForConditionalGeneration)
+    model.config.image_token_id = processor.image_token_id
+    model.config.dtype = plan.dtype
+    model.config.architectures = [type(model).__name__]
+    plan.write(target)
+    model.config.save_pretrained(target)
+    generation = model.generation_config
+    assert generation is not None
+    theirs = _generation_ids(source)
+    generation.update(**theirs)
+    ends = {*_as_list(model.config.text_config.eos_token_id), *_as_list(theirs.get("eos_token_id"))}
+    if template in _TURN_END:
+        ends.add(processor.tokenizer.convert_tokens_to_ids(_TURN_END[template]))
+    generation.eos_token_id = sorted(ends - {None}) or None
+    generation.pad_token_id = processor.tokenizer.pad_token_id
+    generation.save_pretrained(target)
+    processor.save_pretrained(target)
+
+
+def _generation_ids(source: Path) -> dict[str, Any]:
+    """Token ids only: Vicuna's and other generation configs hold sampling fields that cannot be saved again."""
+    path = source / "generation_config.json"
+    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {key: found[key] for key in ("bos_token_id", "eos_token_id") if found.get(key) is not None}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,110 @@
+"""LLaVA-1.5 and LLaVA-NeXT in the layout of transformers' own classes (the `llava-hf` models) → ours, as `full`.
+
+Names differ between transformers 4 (`language_model.model.…`) and 5 (`model.language_model.…`); both are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from proxyv.convert.authors import add_fresh_newline
+from proxyv.convert.folder import grid_of, make_processor, meta_model, read_tokenizer, template_name, write_folder
+from proxyv.convert.plan import Part, Plan, Tensors, Translate
+from proxyv.convert.tower import tower_prefix
+from proxyv.convert.weights import find_weights
+from proxyv.errors import UserError
+from proxyv.model.configuration import ProxyVConfig, sub_config
+from proxyv.model.modeling import ProxyVForConditionalGeneration
+
+MODEL_TYPES = ("llava", "llava_next")
+
+# Pixel sizes (height, width) that transformers takes where a LLaVA-NeXT configuration names none.
+_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+_RENAMES = (
+    (r"^(model\.)?language_model\.(model\.)?(?=embed_tokens\.|layers\.|norm\.)", "language_model.model."),
+    (r"^(language_model\.)?lm_head\.", "language_model.lm_head."),
+    (r"^(model\.)?multi_modal_projector\.linear_1\.", "projector.up."),
+    (r"^(model\.)?multi_modal_projector\.linear_2\.", "projector.down."),
+    (r"^(model\.)?image_newline$", "image_newline"),
+)
+_TOWER = re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?")
+
+
+def convert_llava_hf(source: Path, target: Path, theirs: Mapping[str, Any], template: str | None) -> list[str]:
+    """Write a `llava-hf` checkpoint as a model folder of ours. Returns notes for the user.
+
+    Raises UserError for settings and weights that have no counterpart, and where there is no tokenizer.
+    """
+    plan = llava_hf_plan(source, theirs)
+    config = plan.model.config
+    template = template_name(config, template)
+    anyres = theirs["model_type"] == "llava_next"
+    pinpoints = [[width, height] for height, width in theirs.get("image_grid_pinpoints") or _PINPOINTS]
+    grid = grid_of(pinpoints, config.vision_config.image_size, source) if anyres else None
+    processor = make_processor(read_tokenizer(source), config, anyres, grid, template)
+    write_folder(plan, source, target, processor, template)
+    return plan.notes
+
+
+def llava_hf_plan(source: Path, theirs: Mapping[str, Any]) -> Plan:
+    """The plan from their config.json and weights. Raises UserError for what is not supported."""
+    _check_supported(source, theirs)
+    text = sub_config(_plain(theirs["text_config"]), f"{source / 'config.json'}: text_config")
+    config = ProxyVConfig(
+        text_config=text,
+        vision_config=sub_config(_plain(theirs["vision_config"]), f"{source / 'config.json'}: vision_config"),
+        method={"name": "full"},
+        image_token_id=text.vocab_size,
+        feature_layer=theirs.get("vision_feature_layer", -2),
+    )
+    model = meta_model(config)
+    weights = find_weights(source)
+    outlines = weights.outlines()
+    dtype = next((t.dtype for name, t in outlines.items() if name.endswith("embed_tokens.weight")), torch.float16)
+    plan = Plan(str(source), model, [Part(weights, llava_hf_translation(model))], dtype)
+    plan.notes.append(
+        "LLaVA puts no newline, or one per row of patches, where ours puts one per crop: answers differ somewhat "
+        "until the model is trained on"
+    )
+    if not any(name.removeprefix("model.") == "image_newline" for name in outlines):
+        add_fresh_newline(plan)
+    return plan
+
+
+def llava_hf_translation(model: ProxyVForConditionalGeneration) -> Translate:
+    """Their names → ours."""
+    renames = [*_RENAMES, (_TOWER.pattern, "vision_tower." + tower_prefix(model))]
+
+    def translate(name: str, tensor: torch.Tensor) -> Tensors | None:
+        for pattern, ours in renames:
+            match = re.match(pattern, name)
+            if match:
+                return {ours + name[match.end() :]: tensor}
+        return None
+
+    return translate
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested configuration without what only says how it was saved."""
+    skipped = ("torch_dtype", "dtype", "architectures", "transformers_version", "_name_or_path", "auto_map")
+    return {key: value for key, value in values.items() if key not in skipped}
+
+
+def _check_supported(source: Path, theirs: Mapping[str, Any]) -> None:
+    """Raise UserError for settings that have no counterpart here."""
+    only = {
+        "projector_hidden_act": "gelu",
+        "vision_feature_select_strategy": "default",
+        "multimodal_projector_bias": True,
+    }
+    for key, value in only.items():
+        if theirs.get(key, value) != value:
+            raise UserError(f"{source / 'config.json'}: {key} '{theirs[key]}' is not supported, only '{value}'")
+    if not isinstance(theirs.get("vision_feature_layer", -2), int):
+        raise UserError(f"{source / 'config.json'}: vision_feature_layer must be one layer; several are not supported")
