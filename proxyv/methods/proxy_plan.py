@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask
 
 from proxyv.model.attention import mask_for
 from proxyv.model.layout import Layout
@@ -31,7 +30,7 @@ class QueryRows:
     index: torch.Tensor  # (B, Q) flat rows; padding slots repeat a real row
     vision_rows: torch.Tensor  # (C, P) flat rows
     source: torch.Tensor  # (rows,) for each flat row its place in [vision rows | query rows | zero row]
-    mask: torch.Tensor | BlockMask  # (B, 1, Q, K), as the back-end reads it
+    mask: torch.Tensor  # (B, 1, Q, K), as the back-end reads it
     keys: int  # K: rows of each sample that give keys and values; no proxies where nobody would see them
     cos: torch.Tensor  # (B, Q, head size) rotary tables of the queries
     sin: torch.Tensor

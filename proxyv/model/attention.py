@@ -5,40 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from proxyv.errors import UserError
 from proxyv.model.families import eager_attention_forward
 
 # Back-ends that take any visibility.
-BACK_ENDS = ("eager", "sdpa", "flex_attention")
+BACK_ENDS = ("eager", "sdpa")
 
 
 def masked_back_end(back_end: str) -> str:
     """The back-end that attends with a given visibility where a model runs under `back_end`.
 
-    Flash attention takes none. Under it the stock layers stay with flash, and where few rows ask with a visibility of
-    their own, sdpa serves them: their mask is small.
+    Flash attention takes none, and flex compiles anew for every number of rows. Under them the stock layers keep the
+    back-end, and where few rows ask with a visibility of their own, sdpa serves them: their mask is small.
 
     Raises UserError for an unknown back-end.
     """
     if back_end in BACK_ENDS:
         return back_end
-    if back_end.startswith("flash_attention"):
+    if back_end.startswith(("flash_attention", "flex_attention")):
         return "sdpa"
-    raise UserError(f"attention: '{back_end}' is unknown; use {', '.join(BACK_ENDS)} or flash_attention_2")
+    raise UserError(
+        f"attention: '{back_end}' is unknown; use {', '.join(BACK_ENDS)}, flex_attention or flash_attention_2"
+    )
 
 
-def mask_for(visible: torch.Tensor, back_end: str, dtype: torch.dtype) -> torch.Tensor | BlockMask:
-    """Turn a bool visibility (B, 1, Q, K) into what a masked back-end reads (eager: an additive mask; flex: blocks)."""
+def mask_for(visible: torch.Tensor, back_end: str, dtype: torch.dtype) -> torch.Tensor:
+    """Turn a bool visibility (B, 1, Q, K) into what a masked back-end reads (eager: an additive mask)."""
     if back_end == "sdpa":
         return visible
-    if back_end == "flex_attention":
-        batch, _, queries, keys = visible.shape
-        return create_block_mask(
-            lambda b, h, q, k: visible[b, 0, q, k], batch, None, queries, keys, device=visible.device
-        )
     # The lowest finite number, not -inf: a row without any key must stay finite.
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
@@ -48,7 +44,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: torch.Tensor | BlockMask,
+    mask: torch.Tensor,
 ) -> torch.Tensor:
     """Attention of an LLM's attention module on prepared heads.
 

@@ -160,16 +160,3 @@ def test_without_saving_the_llm_is_transformers_own(family):
         embeddings = model._embed(model._embed_text(inputs["input_ids"]), model.project(inputs["pixel_values"]), layout)
         stock = model.language_model(inputs_embeds=embeddings).logits
         torch.testing.assert_close(model(**inputs).logits, stock)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-@pytest.mark.parametrize("method", METHODS[:2], ids=lambda m: m["name"])
-def test_flex_attention(family, method):
-    """Forward only: on CPU, torch has no backward for it."""
-    model, processor = tiny_model(family, method)
-    inputs = prompt(processor)
-    with torch.no_grad():
-        expected = model(**inputs).logits
-        model.set_attn_implementation("flex_attention")
-        torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
