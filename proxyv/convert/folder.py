@@ -101,10 +101,11 @@ def write_folder(plan: Plan, source: Path, target: Path, processor: ProxyVProces
     assert generation is not None
     theirs = _generation_ids(source)
     generation.update(**theirs)
-    ends = {*_as_list(model.config.text_config.eos_token_id), *_as_list(theirs.get("eos_token_id"))}
-    if template in _TURN_END:
-        ends.add(processor.tokenizer.convert_tokens_to_ids(_TURN_END[template]))
-    generation.eos_token_id = sorted(ends - {None}) or None
+    ends = {*_as_list(model.config.text_config.eos_token_id), *_as_list(theirs.get("eos_token_id"))} - {None}
+    turn_end = _TURN_END.get(template or "")
+    if turn_end in processor.tokenizer.get_vocab():
+        ends.add(processor.tokenizer.convert_tokens_to_ids(turn_end))
+    generation.eos_token_id = sorted(ends) or None
     generation.pad_token_id = processor.tokenizer.pad_token_id
     generation.save_pretrained(target)
     processor.save_pretrained(target)

@@ -22,6 +22,7 @@ from proxyv.config import save_recipe
 from proxyv.convert import convert
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
+from proxyv.model.processing import chat_template
 from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
 
 TO_THEIRS = (
@@ -98,13 +99,19 @@ def write_tower(folder, model):
     return folder
 
 
-def write_checkpoint(folder, weights, config, shards=1, as_bin=False):
+def layer_of(name):
+    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
+
+
+def write_checkpoint(folder, weights, config, shards=1, as_bin=False, by_layer=False):
+    """Write weights and config; names are dealt out to the files in turn, or by their first number."""
     folder.mkdir(parents=True)
     names = sorted(weights)
     ending, stem = ("bin", "pytorch_model") if as_bin else ("safetensors", "model")
     index = {}
     for shard in range(shards):
-        part = {name: weights[name].contiguous() for name in names[shard::shards]}
+        mine = [n for n in names if layer_of(n) % shards == shard] if by_layer else names[shard::shards]
+        part = {name: weights[name].contiguous() for name in mine}
         file = f"{stem}-{shard + 1:05}-of-{shards:05}.{ending}" if shards > 1 else f"{stem}.{ending}"
         torch.save(part, folder / file) if as_bin else save_file(part, folder / file)
         index |= dict.fromkeys(part, file)
@@ -313,6 +320,50 @@ def test_files_load_in_transformers_that_nest_the_tower(tmp_path):
     with safe_open(tmp_path / "ours" / "model.safetensors", framework="pt") as opened:
         tower = [name for name in opened.keys() if name.startswith("vision_tower.")]  # noqa: SIM118
     assert tower and all(name.startswith("vision_tower.vision_model.") for name in tower)
+
+
+def test_generation_settings_keep_ids_only_and_stop_at_the_end_of_a_turn(tmp_path):
+    model, processor = tiny_model("phi3")
+    source = write_checkpoint(
+        tmp_path / "foo", their_weights(model), their_config(model, write_tower(tmp_path / "t", model))
+    )
+    processor.tokenizer.add_tokens(["<|end|>"], special_tokens=True)
+    processor.tokenizer.save_pretrained(source)
+    theirs = {"temperature": 0.9, "top_p": 0.6, "do_sample": False, "eos_token_id": [2, 7]}  # cannot be saved again
+    (source / "generation_config.json").write_text(json.dumps(theirs))
+    convert(source, tmp_path / "ours")
+    ours = json.loads((tmp_path / "ours" / "generation_config.json").read_text())
+    assert ours["eos_token_id"] == [2, 7, processor.tokenizer.convert_tokens_to_ids("<|end|>")]
+    assert "temperature" not in ours and "top_p" not in ours and ours["pad_token_id"] == 0
+    template = ProxyVProcessor.from_pretrained(tmp_path / "ours").chat_template
+    assert "<|end|>" in template
+    convert(source, tmp_path / "other", chat_template="vicuna_v1")
+    assert "ASSISTANT:" in ProxyVProcessor.from_pretrained(tmp_path / "other").chat_template
+    with pytest.raises(UserError, match="llm.chat_template: 'vicuna' is unknown; did you mean 'vicuna_v1'"):
+        convert(source, tmp_path / "third", chat_template="vicuna")
+
+
+@pytest.mark.parametrize(
+    "name, want",
+    [
+        (
+            "phi3",
+            "<|system|>\nYou are a helpful AI assistant.<|end|>\n<|user|>\n<image>\nhi<|end|>\n"
+            "<|assistant|>\nyo<|end|>\n<|user|>\nagain<|end|>\n<|assistant|>\n",
+        ),
+        (
+            "internlm2",
+            "<s><|im_start|>user\n<image>\nhi<|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n"
+            "<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_chat_templates(name, want):
+    tokenizer = tiny_model()[1].tokenizer
+    first = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "hi"}]}
+    turns = [first, {"role": "assistant", "content": "yo"}, {"role": "user", "content": "again"}]
+    asked = dict(chat_template=chat_template(name), tokenize=False)
+    assert tokenizer.apply_chat_template(turns, add_generation_prompt=True, **asked) == want
 
 
 def internlm_weights(llama, config):
