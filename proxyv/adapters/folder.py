@@ -122,7 +122,7 @@ def load_adapter_folder(folder: str | Path, **options: Any) -> ProxyVForConditio
     require_peft(str(folder))
     from peft import LoraConfig
 
-    config = LoraConfig.from_pretrained(folder / ADAPTER)
+    config = LoraConfig.from_pretrained(str(folder / ADAPTER))
     model = load_model(find_base(config.base_model_name_or_path, folder), **options)
     merge_adapters(model)
     model.switch_method(ProxyVConfig.from_pretrained(folder).method)
