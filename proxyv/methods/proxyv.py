@@ -175,7 +175,12 @@ class GuidedUpdate(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Merge `mix` into both projections before it: nothing stands between them but linear maps."""
+        """Merge `mix` into both projections before it: nothing stands between them but linear maps.
+
+        Raises UserError where an adapter stands on one of them.
+        """
+        if not all(type(linear) is nn.Linear for linear in (self.input_proj, self.context_proj, self.mix)):
+            raise UserError("fold: an adapter stands on the guided update; merge it first (`proxyv merge`)")
         of_input, of_context = self.mix.weight.chunk(2, 1)
         self.folded_input = of_input @ self.input_proj.weight
         self.folded_context = of_context @ self.context_proj.weight

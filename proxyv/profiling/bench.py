@@ -19,15 +19,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from proxyv.adapters import load_model, merge_adapters
 from proxyv.config import Recipe
 from proxyv.environment import device_name, environment
 from proxyv.errors import UserError
 from proxyv.methods import describe_method, make_method
-from proxyv.model.attention import BACK_ENDS
+from proxyv.model.attention import masked_back_end
 from proxyv.model.build import build_model
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.profiling.memory import peak_memory
 from proxyv.profiling.sample import check_sample, compared_recipe, make_inputs
+from proxyv.train.run_folder import find_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TIMES = ("vision_ms", "prefill_ms", "decode_ms_per_token", "end_to_end_ms")
@@ -121,8 +123,7 @@ def _check_counts(**counts: int) -> None:
 
 
 def _check_settings(device: str, dtype: str, attention: str) -> None:
-    if attention not in BACK_ENDS:
-        raise UserError(f"attention: '{attention}' cannot be timed; use {' or '.join(BACK_ENDS)}")
+    masked_back_end(attention)  # raises for an unknown one
     if dtype not in DTYPES:
         raise UserError(f"dtype: '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
     try:
@@ -159,10 +160,10 @@ def _build(
 
 
 def _trained(recipe: Recipe, path: str | Path, device: str, dtype: torch.dtype) -> ProxyVForConditionalGeneration:
-    """The trained model in a folder. Raises UserError where it is no model of this recipe."""
-    if not Path(path).is_dir():
-        raise UserError(f"model_path: '{path}' is no folder; give the folder of a trained model")
-    model: Any = ProxyVForConditionalGeneration.from_pretrained(path, dtype=dtype, attn_implementation=recipe.attention)
+    """The trained model of a run, model or adapter folder, adapters merged. Raises UserError where there is none, or
+    it is no model of this recipe."""
+    model: Any = load_model(find_model(path), dtype=dtype, attn_implementation=recipe.attention)
+    merge_adapters(model)
     wanted = describe_method(make_method(recipe.method))
     if model.config.method != wanted:
         raise UserError(f"model_path: {path} was trained with method {model.config.method}, the recipe says {wanted}")

@@ -292,7 +292,7 @@ def test_recipe_without_shapes() -> None:
         ({"device": "toaster"}, "device: 'toaster'"),
         ({"device": "meta"}, "device: 'meta'"),
         ({"attention": "flash"}, "attention: 'flash'"),
-        ({"model_path": "nowhere"}, "model_path: 'nowhere'"),
+        ({"model_path": "nowhere"}, "nowhere: neither a model folder"),
     ],
 )
 def test_impossible_bench_settings(settings: dict[str, Any], message: str) -> None:
