@@ -1,0 +1,34 @@
+"""The README's tables are what the committed result files give, and its commands exist."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from proxyv.report import replace_table, write_into
+from tests.support_matrix import to_table
+
+
+@pytest.mark.parametrize("name", ["quickstart", "profiles"])
+def test_result_tables_are_renewed(repo, tmp_path, name):
+    copy = tmp_path / "README.md"
+    shutil.copy(repo / "README.md", copy)
+    write_into(copy, name, [repo / "eval" / "results" / name])
+    assert copy.read_text() == (repo / "README.md").read_text()
+
+
+def test_support_table_is_renewed(repo, tmp_path):
+    copy = tmp_path / "README.md"
+    shutil.copy(repo / "README.md", copy)
+    cases = json.loads((repo / "eval" / "results" / "support.json").read_text())["cases"]
+    replace_table(copy, "support", to_table(cases))
+    assert copy.read_text() == (repo / "README.md").read_text()
+
+
+def test_files_it_names_exist(repo):
+    text = (repo / "README.md").read_text()
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    paths = re.findall(r"`((?:proxyv|configs|scripts|eval|tests)/[\w./-]+)`", text)
+    missing = [path for path in [*links, *paths] if "/x." not in path and not (repo / path).exists()]
+    assert links and paths and not missing
