@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
 from omegaconf import OmegaConf
 
+import proxyv
 from proxyv.config import read_yaml
 from proxyv.convert.folder import meta_model
 from proxyv.convert.plan import Part, Plan, Tensors
@@ -64,14 +65,13 @@ def export(model: str | Path, target: str | Path, *, hub_name: str | None = None
     config = _check_complete(folder)
     run = next((parent for parent in (folder, *folder.parents[:2]) if (parent / "recipe.yaml").is_file()), None)
     recipe = cast("dict[str, Any]", OmegaConf.to_container(read_yaml(run / "recipe.yaml"))) if run else {}
+    bases = base_models(recipe)
+    card = model_card(hub_name or target.name, config, recipe, bases, results_table(run), license_id)
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted({file for pattern in _PATTERNS for file in folder.glob(pattern)}):
         shutil.copyfile(file, target / file.name)
     if run:
         shutil.copyfile(run / "recipe.yaml", target / "recipe.yaml")
-    bases = base_models(recipe)
-    name = hub_name or target.name
-    card = model_card(name, config, recipe, bases, results_table(run), license_id)
     (target / "README.md").write_text(card, encoding="utf-8")
     (target / "LICENSE").write_text(license_note(bases, license_id), encoding="utf-8")
     return target
@@ -154,8 +154,8 @@ def model_card(
         newlines=config.newline_positions,
         recipe=_recipe_section(recipe),
         results=results.strip(),
-        proxyv=version("proxyv"),
-        transformers=version("transformers"),
+        proxyv=proxyv.__version__,
+        transformers=transformers.__version__,
     )
 
 

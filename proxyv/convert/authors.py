@@ -166,6 +166,8 @@ def authors_config(theirs: Mapping[str, Any], vision_config: PreTrainedConfig, w
     }
     skipped = {"model_type", "transformers_version", "torch_dtype", "dtype", "architectures", "layer_types"}
     text = {key: value for key, value in theirs.items() if key in known - skipped}
+    if text.get("rope_scaling", {}) is None:  # the name is deprecated, and null says nothing
+        del text["rope_scaling"]
     # They clear Qwen2's window in their own layer class; full attention is what the weights saw.
     text_config = sub_config({"model_type": family, **text}, "config")
     return ProxyVConfig(

@@ -65,7 +65,7 @@ def internlm_plan(source: Path, theirs: Mapping[str, Any]) -> Plan:
     if theirs.get("bias"):
         raise UserError(f"{source / 'config.json'}: bias: true has no place in Llama's layout; not supported")
     known = {*LlamaConfig().to_dict(), "rope_theta", "rope_scaling"} - _NOT_LLAMA
-    config = LlamaConfig(**{key: value for key, value in theirs.items() if key in known})
+    config = LlamaConfig(**{key: value for key, value in theirs.items() if key in known and value is not None})
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
 

@@ -22,6 +22,7 @@ from proxyv.config import save_recipe
 from proxyv.convert import convert
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
+from proxyv.model.build import build_model, build_processor
 from proxyv.model.processing import chat_template
 from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
 
@@ -153,6 +154,22 @@ def test_authors_checkpoint(tmp_path, family, method, as_bin):
     assert len(list((tmp_path / "ours").glob("model-*.safetensors"))) == 3
     assert ProxyVProcessor.from_pretrained(tmp_path / "ours").image_processor.grid == [[1, 2], [2, 1]]
     assert bool(converted.notes) == (family == "phi3" and method["name"] == "proxyv_ns")
+
+
+def test_tied_embeddings_are_written_once(tmp_path):
+    recipe = tiny_recipe("qwen2", METHODS[1])
+    recipe.llm.config["tie_word_embeddings"] = True
+    processor = build_processor(recipe)
+    model = build_model(recipe, image_token_id=processor.image_token_id).eval()
+    config = their_config(model, write_tower(tmp_path / "tower", model), tie_word_embeddings=True)
+    weights = their_weights(model)
+    assert "lm_head.weight" in weights
+    source = write_checkpoint(tmp_path / "foo", weights, config)
+    processor.tokenizer.save_pretrained(source)
+    convert(source, tmp_path / "ours")
+    assert_same(model, tmp_path / "ours")
+    with safe_open(tmp_path / "ours" / "model.safetensors", framework="pt") as opened:
+        assert "language_model.lm_head.weight" not in set(opened.keys())
 
 
 def test_llava_in_its_original_layout_takes_the_tower_from_its_own_folder(tmp_path):
