@@ -19,6 +19,7 @@ import transformers
 from omegaconf import OmegaConf
 
 import proxyv
+from proxyv.adapters.folder import is_adapter_folder
 from proxyv.config import read_yaml
 from proxyv.convert.folder import meta_model
 from proxyv.convert.plan import Part, Plan, Tensors
@@ -60,8 +61,8 @@ def export(model: str | Path, target: str | Path, *, hub_name: str | None = None
     folder, target = find_model(model), Path(target)
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise UserError(f"{target}: is not empty; name another folder to write")
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: holds an adapter, no whole model; merge it first")
+    if is_adapter_folder(folder):
+        raise UserError(f"{folder}: holds an adapter, no whole model; run `proxyv merge` first")
     config = _check_complete(folder)
     run = next((parent for parent in (folder, *folder.parents[:2]) if (parent / "recipe.yaml").is_file()), None)
     recipe = cast("dict[str, Any]", OmegaConf.to_container(read_yaml(run / "recipe.yaml"))) if run else {}

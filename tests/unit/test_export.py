@@ -107,6 +107,11 @@ def test_wrong_input(tmp_path, run_folder, capsys):
     assert stop.value.code == 2 and "neither a model folder" in capsys.readouterr().err
     with pytest.raises(UserError, match="is not empty"):
         export(run, run)
+    (run / "finetune" / "adapter").mkdir()
+    (run / "finetune" / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="run `proxyv merge` first"):
+        export(run, tmp_path / "hub")
+    (run / "finetune" / "adapter" / "adapter_config.json").unlink()
     del model.projector
     model.save_pretrained(run / "finetune")
     with pytest.raises(UserError, match="missing: projector.down.bias"):
