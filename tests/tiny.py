@@ -12,7 +12,7 @@ METHODS = (
     {"name": "full"},
     {"name": "proxyv", "start_layer": 1, "downsample": 2, "hidden_ratio": 2},
     {"name": "proxyv", "start_layer": 0, "downsample": 2, "hidden_ratio": 2},
-    {"name": "proxyv_ns", "start_layer": 1, "queries": 3, "hidden_ratio": 2},
+    {"name": "proxyv_ns", "start_layer": 0, "queries": 3, "hidden_ratio": 2},
 )
 
 

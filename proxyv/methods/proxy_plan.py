@@ -58,6 +58,7 @@ class ProxyPlan:
     cos: torch.Tensor  # (B, E, head size) rotary tables of all rows
     sin: torch.Tensor
     splat: torch.Tensor | None = None  # (C, P, p)
+    splat_detached: bool = False  # made where no gradient is recorded
 
     def append(self, hidden: torch.Tensor, proxies: torch.Tensor) -> torch.Tensor:
         """Put proxies (C, p, D) behind the rows (B, L, D): (B, E, D)."""

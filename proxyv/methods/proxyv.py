@@ -248,6 +248,7 @@ class ProxyVLayer(nn.Module):
             return self._touch(hidden_states)
         if hasattr(self, "proxy_initializer"):
             proxies, plan.splat = self.proxy_initializer(hidden_states.flatten(0, 1)[plan.vision_rows])
+            plan.splat_detached = not torch.is_grad_enabled()
             hidden_states = plan.append(hidden_states, proxies)
         ask = plan.last if self.is_last else plan.middle
         hidden_states = hidden_states[:, : ask.keys]
@@ -255,6 +256,9 @@ class ProxyVLayer(nn.Module):
         vision = hidden_states.flatten(0, 1)[ask.vision_rows]
         if self.is_last:
             return ask.scatter(vision, rows)[:, : plan.length]
+        if plan.splat is not None and plan.splat_detached and torch.is_grad_enabled():
+            # Later layers would take the splat weights of the first pass, which has no gradient.
+            raise UserError("gradient checkpointing: proxyv_ns needs use_reentrant=False, or its gradients are wrong")
         proxies = rows.flatten(0, 1)[plan.proxy_slots]
         return ask.scatter(self._update(vision, proxies, plan.splat), rows)
 

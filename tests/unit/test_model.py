@@ -97,21 +97,26 @@ def test_eager_equals_sdpa(family, method):
     torch.testing.assert_close(eager, sdpa, atol=1e-4, rtol=1e-4)
 
 
+def gradients_of(method, checkpointing=None):
+    """Gradients of one step by parameter name; `checkpointing`: its options, None for none."""
+    model, processor = tiny_model("llama", method)
+    model.train()
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable(checkpointing)
+        model.enable_input_require_grads()
+    inputs = batch_of(processor, range(4))
+    model(**inputs, labels=inputs["input_ids"].masked_fill(inputs["input_ids"] < 7, -100)).loss.backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
 @variants
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_keeps_gradients(method, reentrant):
     if reentrant and method["name"] == "proxyv_ns":
-        pytest.skip("splat weights need the non-reentrant kind, which is the default")
-    gradients = []
-    for checkpointing in (False, True):
-        model, processor = tiny_model("llama", method)
-        model.train()
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-            model.enable_input_require_grads()
-        inputs = batch_of(processor, range(4))
-        model(**inputs, labels=inputs["input_ids"].masked_fill(inputs["input_ids"] < 7, -100)).loss.backward()
-        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        with pytest.raises(UserError, match="use_reentrant=False"):
+            gradients_of(method, {"use_reentrant": True})
+        return
+    gradients = [gradients_of(method, kind) for kind in (None, {"use_reentrant": reentrant})]
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
