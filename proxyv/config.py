@@ -38,7 +38,8 @@ class VisionSpec:
     config: dict[str, Any] = field(default_factory=dict)  # Hugging Face vision config with `model_type`
     feature_layer: int = -2  # index into the tower's hidden states
     image_mode: str = "anyres"  # "anyres" (thumbnail + grid crops) or "pad" (one square crop)
-    grid: list[list[int]] = field(default_factory=list)  # anyres: allowed (width, height) in crops
+    grid: list[list[int]] = field(default_factory=list)  # anyres: allowed (columns, rows), in crops
+    newline_positions: str = "natural"  # or "authors": as the weights they released expect
     image_mean: list[float] = field(default_factory=lambda: [0.48145466, 0.4578275, 0.40821073])
     image_std: list[float] = field(default_factory=lambda: [0.26862954, 0.26130258, 0.27577711])
 

@@ -31,6 +31,7 @@ def build_config(recipe: Recipe, image_token_id: int | None = None) -> ProxyVCon
         method=recipe.method,
         image_token_id=text.vocab_size if image_token_id is None else image_token_id,
         feature_layer=recipe.vision.feature_layer,
+        newline_positions=recipe.vision.newline_positions,
     )
     config._attn_implementation = recipe.attention
     return config

@@ -270,3 +270,20 @@ def test_a_siglip_tower():
     inputs = batch_of(processor, [1])
     assert model.project(inputs["pixel_values"]).shape == (len(inputs["pixel_values"]), 16, 32)
     assert torch.isfinite(model(**inputs).logits).all()
+
+
+def test_newline_positions_change_the_numbers():
+    """With several crops; a single crop's newline stands at the same place either way."""
+    recipe = tiny_recipe("llama", METHODS[1])
+    processor = build_processor(recipe)
+    logits = {}
+    for positions in ("natural", "authors"):
+        recipe.vision.newline_positions = positions
+        torch.manual_seed(0)
+        model = build_model(recipe, image_token_id=processor.image_token_id).eval()
+        for mode in ("anyres", "pad"):
+            inputs = processor(text=["A <image> B"], images=[[picture(60, 90)]], image_mode=mode)
+            with torch.no_grad():
+                logits[positions, mode] = model(**inputs, logits_to_keep=1).logits
+    torch.testing.assert_close(logits["natural", "pad"], logits["authors", "pad"], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(logits["natural", "anyres"], logits["authors", "anyres"], atol=1e-3)
