@@ -7,7 +7,7 @@ proxyv_environment ''
 cd "$PROXYV_ROOT"
 for recipe in configs/recipes/*-l*.yaml; do
   name="$(basename "$recipe" .yaml)"
-  case "$name" in tiny-*) continue ;; esac
+  case "$name" in tiny-* | cpu-*) continue ;; esac
   python -m proxyv profile "$recipe" --compare full --output "eval/results/profiles/$name/profile.json" >/dev/null
   printf '%s\n' "$name"
 done

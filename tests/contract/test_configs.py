@@ -17,11 +17,14 @@ REPO = Path(__file__).resolve().parents[2]
 CONFIGS = REPO / "configs"
 RECIPES = sorted(p for room in ("recipes", "ablations") for p in (CONFIGS / room).rglob("*.yaml"))
 PARTS = sorted(p for room in ("llm", "vision", "method", "data", "stages") for p in (CONFIGS / room).rglob("*.yaml"))
-PAPER_LLMS = ("vicuna-7b", "vicuna-13b", "llama3-8b", "qwen2-7b")
+PAPER_LLMS = ("vicuna-7b", "vicuna-13b", "llama3-8b", "qwen2-7b", "phi3-3b", "internlm2.5-7b")
 PUBLISHED = json.loads((REPO / "eval" / "published.json").read_text(encoding="utf-8"))
 
 # Published parameter counts of the language models.
+STAGE_1_RATES = {"qwen2-7b": 8e-4, "phi3-3b": 5e-4}  # of the guided updates; 3e-4 for the others
 KNOWN_SIZES = {
+    "phi3-3b": 3_821_079_552,
+    "internlm2.5-7b": 7_737_708_544,
     "vicuna-7b": 6_738_415_616,
     "vicuna-13b": 13_015_864_320,
     "llama3-8b": 8_030_261_248,
@@ -108,7 +111,7 @@ def test_paper_recipe_has_the_published_hyper_parameters(path: Path) -> None:
     assert (pretrain.train, pretrain.image_mode) == (["projector", "newline", "method"], "pad")
     assert (finetune.train, finetune.image_mode) == (["projector", "newline", "method", "llm"], "anyres")
     assert (pretrain.learning_rate, finetune.learning_rate) == (1e-3, 4e-5)
-    expected_rate = 8e-4 if paper_llm(path) == "qwen2-7b" else 3e-4
+    expected_rate = STAGE_1_RATES.get(str(paper_llm(path)), 3e-4)
     assert pretrain.group_learning_rate == {"method": expected_rate}
     assert finetune.group_learning_rate == {}
     assert (pretrain.global_batch_size, finetune.global_batch_size) == (512, 512)

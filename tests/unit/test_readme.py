@@ -10,7 +10,7 @@ from proxyv.report import replace_table, write_into
 from tests.support_matrix import to_table
 
 
-@pytest.mark.parametrize("name", ["quickstart", "profiles"])
+@pytest.mark.parametrize("name", ["quickstart", "profiles", "cpu-prefill"])
 def test_result_tables_are_renewed(repo, tmp_path, name):
     copy = tmp_path / "README.md"
     shutil.copy(repo / "README.md", copy)
