@@ -211,11 +211,15 @@ def run_doctor(args: argparse.Namespace) -> None:
 RECIPE_EXAMPLE = "configs/recipes/vicuna-7b-proxyv-l12.yaml"
 
 
+Add = Callable[..., argparse.ArgumentParser]  # see `add` in `_parser`
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="proxyv", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="command")
 
-    def command(name: str, run: Command, example: str, figures: bool = False) -> argparse.ArgumentParser:
+    def add(name: str, run: Command, example: str, figures: bool = False) -> argparse.ArgumentParser:
+        """A command with its help from `run`; `figures`: it can print JSON."""
         text = (run.__doc__ or "").strip()
         sub = commands.add_parser(
             name, help=text, description=text, epilog=f"example: proxyv {name} {example}", allow_abbrev=False
@@ -225,17 +229,34 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="print figures as JSON")
         return sub
 
-    sub = command("quickstart", run_quickstart, "--output runs/quickstart")
+    for group in (_add_training, _add_evaluation, _add_measuring, _add_checkpoints):
+        group(add)
+    add("doctor", run_doctor, "--json", figures=True)
+    return parser
+
+
+def _add_training(add: Add) -> None:
+    sub = add("quickstart", run_quickstart, "--output runs/quickstart")
     sub.set_defaults(overridable=True)
     sub.add_argument("--output", default="runs/quickstart", help="folder for data, runs and the report")
     sub.add_argument("--smoke", action="store_true", help="a minute's version that learns nothing")
     sub.add_argument("--seed", type=int, default=0)
 
-    sub = command("train", run_train, f"{RECIPE_EXAMPLE} --data_root data --stages.finetune.micro_batch_size 2")
+    sub = add("train", run_train, f"{RECIPE_EXAMPLE} --data_root data --stages.finetune.micro_batch_size 2")
     _add_recipe(sub)
     sub.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
 
-    sub = command("eval", run_eval, "runs/tiny-full --suite synthetic --batch_size 16", figures=True)
+    sub = add("check-data", run_check_data, f"{RECIPE_EXAMPLE} --data_root data", figures=True)
+    _add_recipe(sub)
+
+    sub = add("show-sample", run_show_sample, f"{RECIPE_EXAMPLE} --data llava_next --index 3")
+    _add_recipe(sub)
+    sub.add_argument("--data", help="name of the data set in the recipe (default: its first)")
+    sub.add_argument("--index", type=int, default=0)
+
+
+def _add_evaluation(add: Add) -> None:
+    sub = add("eval", run_eval, "runs/tiny-full --suite synthetic --batch_size 16", figures=True)
     _add_model(sub)
     sub.add_argument("--suite", help="name or YAML file (default: the recipe's)")
     sub.add_argument("--data_root", help="folder of the benchmarks' files (default: the recipe's)")
@@ -245,16 +266,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="keep the samples that are already there")
     sub.add_argument("--seed", type=int, default=0)
 
-    sub = command("report", run_report, "runs/tiny-full runs/tiny-proxyv-l2 --output report")
+    sub = add("generate", run_generate, 'runs/tiny-full --image page.png --prompt "value of C"', figures=True)
+    _add_model(sub)
+    sub.add_argument("--image", action="append", default=[], help="picture file; may be given several times")
+    sub.add_argument("--prompt", required=True, help="the question; <image> marks where the pictures stand")
+    sub.add_argument("--max_new_tokens", type=int, default=128)
+
+    sub = add("report", run_report, "runs/tiny-full runs/tiny-proxyv-l2 --output report")
     sub.add_argument("paths", nargs="+", help="run folders or result files")
     sub.add_argument("--output", default="report", help="folder for tables and plots")
     sub.add_argument("--into", metavar="FILE#NAME", help="instead: renew the table of that name in a document")
 
-    sub = command("profile", run_profile, f"{RECIPE_EXAMPLE} --compare full --json", figures=True)
+
+def _add_measuring(add: Add) -> None:
+    sub = add("profile", run_profile, f"{RECIPE_EXAMPLE} --compare full --json", figures=True)
     _add_recipe(sub)
     _add_shape(sub)
 
-    sub = command("bench", run_bench, f"{RECIPE_EXAMPLE} --device cuda --dtype bfloat16", figures=True)
+    sub = add("bench", run_bench, f"{RECIPE_EXAMPLE} --device cuda --dtype bfloat16", figures=True)
     _add_recipe(sub)
     _add_shape(sub, compare="full")
     sub.add_argument("--model", help="folder of trained weights (default: random weights)")
@@ -267,41 +296,26 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--attention", help="attention back-end of both models (default: the recipe's)")
     sub.add_argument("--fold", action="store_true", help="merge the method's linear maps first")
 
-    sub = command("generate", run_generate, 'runs/tiny-full --image page.png --prompt "value of C"', figures=True)
-    _add_model(sub)
-    sub.add_argument("--image", action="append", default=[], help="picture file; may be given several times")
-    sub.add_argument("--prompt", required=True, help="the question; <image> marks where the pictures stand")
-    sub.add_argument("--max_new_tokens", type=int, default=128)
 
-    sub = command("check-data", run_check_data, f"{RECIPE_EXAMPLE} --data_root data", figures=True)
-    _add_recipe(sub)
-
-    sub = command("show-sample", run_show_sample, f"{RECIPE_EXAMPLE} --data llava_next --index 3")
-    _add_recipe(sub)
-    sub.add_argument("--data", help="name of the data set in the recipe (default: its first)")
-    sub.add_argument("--index", type=int, default=0)
-
-    sub = command("convert", run_convert, "proxyv_vicuna_7b_layer12 models/vicuna-7b-proxyv-l12")
+def _add_checkpoints(add: Add) -> None:
+    sub = add("convert", run_convert, "proxyv_vicuna_7b_layer12 models/vicuna-7b-proxyv-l12")
     sub.add_argument("source", help="folder or hub id of a checkpoint, or a stage-1 file (mm_projector.bin)")
     sub.add_argument("target", help="folder to write; InternLM2 becomes a Llama folder for llm.pretrained")
     sub.add_argument("--tower", help="folder or hub id of the vision tower (default: what the checkpoint names)")
     sub.add_argument("--onto", metavar="RECIPE", help="for a stage-1 file: the recipe that names LLM, tower and method")
     sub.add_argument("--chat_template", help="a chat template of ours (default: the one the family was trained with)")
 
-    sub = command("export", run_export, "runs/tiny-proxyv-l2 hub/tiny-proxyv-l2 --hub-name me/tiny-proxyv-l2")
+    sub = add("merge", run_merge, "runs/vicuna-7b-lora/finetune models/vicuna-7b-lora", figures=True)
+    sub.add_argument("source", help="adapter folder, or a run whose last stage trained adapters")
+    sub.add_argument("target", help="folder to write")
+    sub.add_argument("--dtype", default="float32", help="precision to save in: float32, bfloat16 or float16")
+
+    sub = add("export", run_export, "runs/tiny-proxyv-l2 hub/tiny-proxyv-l2 --hub-name me/tiny-proxyv-l2")
     sub.description = f"{sub.description} Loading it needs proxyv installed; no code travels with the folder."
     sub.add_argument("model", help="run folder or model folder")
     sub.add_argument("target", help="folder to write; must be empty or absent")
     sub.add_argument("--hub-name", dest="hub_name", metavar="OWNER/NAME", help="name on the hub, for the model card")
     sub.add_argument("--license", default="other", help="the weights' licence as the hub spells it (default: other)")
-
-    sub = command("merge", run_merge, "runs/vicuna-7b-lora/finetune models/vicuna-7b-lora", figures=True)
-    sub.add_argument("source", help="adapter folder, or a run whose last stage trained adapters")
-    sub.add_argument("target", help="folder to write")
-    sub.add_argument("--dtype", default="float32", help="precision to save in: float32, bfloat16 or float16")
-
-    command("doctor", run_doctor, "--json", figures=True)
-    return parser
 
 
 def _add_recipe(sub: argparse.ArgumentParser) -> None:

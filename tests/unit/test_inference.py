@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 from transformers import TextIteratorStreamer
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, StaticCache
 
 from proxyv.errors import UserError
 from proxyv.model.families import FAMILIES
@@ -160,3 +160,39 @@ def test_without_saving_the_llm_is_transformers_own(family):
         embeddings = model._embed(model._embed_text(inputs["input_ids"]), model.project(inputs["pixel_values"]), layout)
         stock = model.language_model(inputs_embeds=embeddings).logits
         torch.testing.assert_close(model(**inputs).logits, stock)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS[:2], ids=lambda m: m["name"])
+def test_compiled_decoding_step(method):
+    """The LLM's step compiles over a static cache that a prefill with pictures has filled."""
+    model, processor = tiny_model("llama", method)
+    inputs = prompt(processor)
+    length = inputs["input_ids"].shape[1]
+    cache = StaticCache(config=model.config.text_config, max_cache_len=length + 8)
+    step = torch.compile(model.language_model.forward)
+    with torch.no_grad():
+        token = model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1].argmax(-1)
+        tokens = [token.item()]
+        for place in range(length, length + 5):
+            position = torch.tensor([[place]])
+            out = step(input_ids=token[:, None], past_key_values=cache, use_cache=True, position_ids=position)
+            token = out.logits[:, -1].argmax(-1)
+            tokens.append(token.item())
+    assert [tokens] == new_tokens(model.generate(**inputs, **GREEDY), inputs)
+
+
+@methods
+def test_logits_only_where_needed(method):
+    """The last row's logits, and the loss over supervised rows alone, equal those cut from all rows' logits."""
+    model, processor = tiny_model("llama", method)
+    inputs = prompt(processor, "A <image> value of C")
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.image_token_id, -100)
+    with torch.no_grad():
+        every = model(**inputs).logits
+        torch.testing.assert_close(model(**inputs, logits_to_keep=1).logits, every[:, -1:])
+        loss = torch.nn.functional.cross_entropy(every[0, :-1], labels[0, 1:], ignore_index=-100)
+        torch.testing.assert_close(model(**inputs, labels=labels).loss, loss)
+        torch.testing.assert_close(
+            model(**inputs, labels=labels, num_items_in_batch=2).loss * 2, loss * (labels[:, 1:] != -100).sum()
+        )
