@@ -22,6 +22,7 @@ from proxyv.data.encoding import IGNORED
 from proxyv.data.order import TrainingOrder
 from proxyv.data.training_data import COUNTS
 from proxyv.errors import UserError
+from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.train.optimizer import make_optimizer
 
 
@@ -108,8 +109,9 @@ class StageTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if has_adapters(self.model):
             load_weights(self.model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:  # Trainer's own loading passes over weights that are missing or named as another version names them
+            saved = ProxyVForConditionalGeneration.from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
+            self.model.load_state_dict(saved.state_dict())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our figures to Trainer's and append them to the log file as one JSON line.
