@@ -14,7 +14,15 @@ from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
 
 pytestmark = pytest.mark.gpu
 RECIPES = Path(__file__).parents[2] / "configs" / "recipes"
-FULL_SIZE = ("vicuna-7b-proxyv-l12", "llama3-8b-proxyv-l16", "qwen2-7b-proxyv-l16", "vicuna-7b-proxyv_ns-l12")
+FULL_SIZE = (
+    "vicuna-7b-proxyv-l12",
+    "vicuna-7b-proxyv_ns-l12",
+    "vicuna-13b-proxyv-l16",
+    "llama3-8b-proxyv-l16",
+    "qwen2-7b-proxyv-l16",
+    "phi3-3b-proxyv-l16",
+    "internlm2.5-7b-proxyv-l16",
+)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m['name']}-{m.get('start_layer')}")
