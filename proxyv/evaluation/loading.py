@@ -16,6 +16,7 @@ from proxyv.config import read_yaml
 from proxyv.environment import default_device
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
+from proxyv.model.attention import require_back_end
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.quantisation import quantised_loading
 from proxyv.train import find_model
@@ -51,6 +52,7 @@ def load_for_evaluation(
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype: '{dtype}' is unknown; use {', '.join(DTYPES)}")
+    require_back_end(attention)
     folder = find_model(path)
     run = next((parent for parent in (folder, *folder.parents[:2]) if (parent / "recipe.yaml").is_file()), folder)
     recipe = OmegaConf.to_container(read_yaml(run / "recipe.yaml")) if (run / "recipe.yaml").is_file() else {}

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import is_flash_attn_2_available, is_kernels_available
 
 from proxyv.errors import UserError
 from proxyv.model.families import eager_attention_forward
@@ -29,6 +30,16 @@ def masked_back_end(back_end: str) -> str:
     raise UserError(
         f"attention: '{back_end}' is unknown; use {', '.join(BACK_ENDS)}, flex_attention or flash_attention_2"
     )
+
+
+def require_back_end(back_end: str) -> None:
+    """Raise UserError where a back-end is unknown, or is not installed here."""
+    masked_back_end(back_end)
+    installed = is_flash_attn_2_available() or is_kernels_available()
+    if back_end.startswith("flash_attention") and not installed:
+        raise UserError(
+            f"attention: '{back_end}' is not installed; pip install 'proxyv[flash]' on a GPU machine, or use sdpa"
+        )
 
 
 def mask_for(visible: torch.Tensor, back_end: str, dtype: torch.dtype) -> torch.Tensor:

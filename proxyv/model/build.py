@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrai
 from proxyv.config import Recipe, VisionSpec
 from proxyv.data.synthetic import QUESTION_WORDS, TEXT_CHARACTERS
 from proxyv.errors import UserError
+from proxyv.model.attention import require_back_end
 from proxyv.model.character_tokenizer import make_character_tokenizer
 from proxyv.model.configuration import ProxyVConfig, sub_config
 from proxyv.model.image_processing import ProxyVImageProcessor
@@ -33,6 +34,7 @@ def build_config(recipe: Recipe, image_token_id: int | None = None) -> ProxyVCon
         feature_layer=recipe.vision.feature_layer,
         newline_positions=recipe.vision.newline_positions,
     )
+    require_back_end(recipe.attention)
     config._attn_implementation = recipe.attention
     return config
 

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from transformers.utils import is_flash_attn_2_available, is_kernels_available
 
 from proxyv.cli import main
 from proxyv.config import save_recipe
@@ -49,6 +50,14 @@ def fails(capsys, *arguments):
 )
 def test_wrong_recipe_fields(capsys, override, message):
     assert message in fails(capsys, "profile", VICUNA, *override)
+
+
+def test_an_attention_back_end_that_is_not_there(capsys):
+    line = fails(capsys, "bench", VICUNA, "--attention", "flas")
+    assert "attention: 'flas' is unknown; use eager, sdpa" in line
+    if not (is_flash_attn_2_available() or is_kernels_available()):
+        line = fails(capsys, "bench", VICUNA, "--attention", "flash_attention_2")
+        assert "is not installed; pip install 'proxyv[flash]'" in line
 
 
 def test_missing_files(capsys, tmp_path):
