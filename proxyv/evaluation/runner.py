@@ -134,7 +134,7 @@ def evaluate_suite(
     return summary
 
 
-# What answers took: over all sessions, except that the seconds of a session that was killed are lost.
+# What answers took: over all resumed runs, except that the seconds of a run that was killed are lost.
 _NO_EFFORT: dict[str, Any] = {"batch_size": None, "batch_sizes": [], "resumed_after": 0, "wall_seconds": 0.0}
 
 
