@@ -12,7 +12,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, initialization
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedModel,
+    initialization,
+)
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.clip import modeling_clip
@@ -327,6 +334,11 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs["attention_mask"] = kwargs.get("attention_mask")  # (B, L); a static cache's mask has four dimensions
         return inputs
 
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(*args, **kwargs)
+        pad = self.config.text_config.pad_token_id
+        return TextProcessors(processors, self.config.image_token_id, 0 if pad is None else pad)
+
     def _expand_inputs_for_generation(
         self,
         expand_size: int = 1,
@@ -347,6 +359,20 @@ class ProxyVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             expand_size, is_encoder_decoder, cast(torch.LongTensor, input_ids), **kwargs
         )
         return input_ids, {**kwargs, "pixel_values": pixel_values, "crops_per_image": crops_per_image}
+
+
+class TextProcessors(LogitsProcessorList):
+    """Logits processors that see padding where image placeholders stand: their id may lie beyond the vocabulary,
+    where penalties and n-gram rules would look it up."""
+
+    def __init__(self, processors: LogitsProcessorList, image_token_id: int, pad_token_id: int):
+        super().__init__(processors)
+        self.image_token_id, self.pad_token_id = image_token_id, pad_token_id
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """input_ids (B, L), scores (B, vocabulary) → scores."""
+        text = input_ids.masked_fill(input_ids == self.image_token_id, self.pad_token_id)
+        return super().__call__(cast(torch.LongTensor, text), cast(torch.FloatTensor, scores), **kwargs)
 
 
 def repeat_by_sample(sample_of: torch.Tensor, times: int) -> torch.Tensor:

@@ -8,8 +8,9 @@ from transformers import TextIteratorStreamer
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from proxyv.errors import UserError
+from proxyv.model.build import build_model, build_processor
 from proxyv.model.families import FAMILIES
-from tests.tiny import METHODS, picture, tiny_model
+from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
 
 methods = pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m['name']}-{m.get('start_layer')}")
 GREEDY = dict(do_sample=False, max_new_tokens=6, min_new_tokens=6)
@@ -196,3 +197,17 @@ def test_logits_only_where_needed(method):
         torch.testing.assert_close(
             model(**inputs, labels=labels, num_items_in_batch=2).loss * 2, loss * (labels[:, 1:] != -100).sum()
         )
+
+
+@methods
+def test_penalties_do_not_look_up_placeholders(method):
+    """The placeholder's id lies beyond the vocabulary, as with Vicuna; processors of the prompt must not see it."""
+    recipe = tiny_recipe("llama", method)
+    processor = build_processor(recipe)
+    model = build_model(recipe).eval()
+    beyond = model.config.image_token_id
+    assert beyond == model.config.text_config.vocab_size
+    inputs = prompt(processor)
+    inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.image_token_id, beyond)
+    output = model.generate(**inputs, **GREEDY, repetition_penalty=1.3, no_repeat_ngram_size=2)
+    assert len(new_tokens(output, inputs)[0]) == 6
