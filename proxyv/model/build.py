@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from proxyv.config import Recipe, VisionSpec
 from proxyv.data.synthetic import QUESTION_WORDS, TEXT_CHARACTERS
@@ -55,24 +55,28 @@ def build_model(
     with place:
         model = ProxyVForConditionalGeneration(config)
     if weights and device != "meta":
-        _load_part(model.vision_tower, AutoModel, recipe.vision.pretrained, "vision.pretrained")
-        _load_part(model.language_model, AutoModelForCausalLM, recipe.llm.pretrained, "llm.pretrained")
+        _load_part(model, "vision_tower", recipe.vision.pretrained, "vision.pretrained")
+        _load_part(model, "language_model", recipe.llm.pretrained, "llm.pretrained")
     return model if device in ("cpu", "meta") else model.to(device)
 
 
-def _load_part(part: torch.nn.Module, auto_class: Any, source: str | None, field: str) -> None:
-    """Copy pretrained weights into a part; modules that a method added keep their fresh weights."""
+def _load_part(model: ProxyVForConditionalGeneration, part: str, source: str | None, field: str) -> None:
+    """Copy pretrained weights into a part, read by the part's own class; modules that a method added keep their
+    fresh weights. Raises UserError for missing, unused and misshapen weights."""
     if source is None:
         return
+    module = model.get_submodule(part)
     try:
-        loaded = auto_class.from_pretrained(source)
+        loaded = cast(Any, type(module)).from_pretrained(source)
     except OSError as error:
         raise UserError(f"{field}: '{source}' cannot be loaded; give a folder or a reachable hub id") from error
-    if loaded.config.model_type == "clip":
-        loaded = loaded.vision_model
-    result = part.load_state_dict(loaded.state_dict(), strict=False)
-    own = {name for name, _ in part.named_parameters()} - {name for name, _ in loaded.named_parameters()}
-    missing = set(result.missing_keys) - own
+    try:
+        result = module.load_state_dict(loaded.state_dict(), strict=False)
+    except RuntimeError as error:  # shapes
+        raise UserError(
+            f"{field}: '{source}' does not fit the configuration: {' '.join(str(error).split())}"
+        ) from error
+    missing = [key for key in result.missing_keys if model.module_group(f"{part}.{key}") != "method"]
     if missing or result.unexpected_keys:
         raise UserError(
             f"{field}: '{source}' does not fit the configuration; missing {sorted(missing)}, "

@@ -5,7 +5,14 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    LlamaForCausalLM,
+)
 from transformers.cache_utils import DynamicCache
 
 from proxyv.errors import UserError
@@ -287,3 +294,30 @@ def test_newline_positions_change_the_numbers():
                 logits[positions, mode] = model(**inputs, logits_to_keep=1).logits
     torch.testing.assert_close(logits["natural", "pad"], logits["authors", "pad"], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(logits["natural", "anyres"], logits["authors", "anyres"], atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m['name']}-{m.get('start_layer')}")
+def test_pretrained_parts_are_loaded_whole(method, tmp_path):
+    """A whole CLIP model gives its tower; an LLM that lacks a layer, or has another shape, is refused."""
+    recipe = tiny_recipe("llama", method)
+    other = build_model(recipe)
+    tower, text = other.config.vision_config.to_dict(), CLIPTextConfig(hidden_size=32, num_hidden_layers=1)
+    CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=tower)).save_pretrained(tmp_path / "clip")
+    clip = CLIPModel.from_pretrained(tmp_path / "clip").vision_model
+    llm = LlamaForCausalLM(other.config.text_config)
+    llm.save_pretrained(tmp_path / "llm")
+    recipe.vision.pretrained, recipe.llm.pretrained = str(tmp_path / "clip"), str(tmp_path / "llm")
+    model = build_model(recipe)
+    patch = "embeddings.patch_embedding.weight"
+    found = next(value for name, value in model.vision_tower.state_dict().items() if name.endswith(patch))
+    assert torch.equal(found, next(v for n, v in clip.state_dict().items() if n.endswith(patch)))
+    own = model.language_model.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in llm.state_dict().items())
+    llm.config.num_hidden_layers = 2
+    LlamaForCausalLM(llm.config).save_pretrained(tmp_path / "llm")
+    with pytest.raises(UserError, match="llm.pretrained: .* missing .*layers.2"):
+        build_model(recipe)
+    llm.config.intermediate_size = 48
+    LlamaForCausalLM(llm.config).save_pretrained(tmp_path / "llm")
+    with pytest.raises(UserError, match="llm.pretrained: .* does not fit the configuration: .*size mismatch"):
+        build_model(recipe)
