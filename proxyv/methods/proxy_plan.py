@@ -98,7 +98,7 @@ def make_proxy_plan(
     proxy_source = torch.full((samples, width - length), slots.numel(), device=slots.device)
     proxy_source[sample_of_crop, slots] = torch.arange(slots.numel(), device=slots.device).view_as(slots)
 
-    others, others_valid = _compact(layout.valid & ~layout.is_vision)
+    others, others_valid = _compact(layout.valid & ~rows.is_vision[:, :length])
     proxy_index = torch.arange(length, width, device=slots.device).expand(samples, -1)
     asking = torch.cat([others, proxy_index], 1)
     asking_valid = torch.cat([others_valid, rows.valid[:, length:]], 1)

@@ -14,13 +14,10 @@ from proxyv.errors import UserError
 from proxyv.model.attention import require_back_end
 from proxyv.model.character_tokenizer import make_character_tokenizer
 from proxyv.model.configuration import ProxyVConfig, sub_config
-from proxyv.model.image_processing import ProxyVImageProcessor
+from proxyv.model.image_processing import PAPER_GRID, ProxyVImageProcessor
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor, chat_template
 from proxyv.model.vision import grid_side
-
-# The authors' grids in crops (columns, rows): at 336 px, 336×672, 672×336, 672×672, 1008×336, 336×1008.
-PAPER_GRID = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
 
 
 def build_config(recipe: Recipe, image_token_id: int | None = None) -> ProxyVConfig:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from transformers import GenerationMixin, LogitsProcessorList
-from transformers.cache_utils import Cache
 
 from proxyv.model.layout import Layout
 
@@ -15,14 +14,7 @@ from proxyv.model.layout import Layout
 class ImageGenerationMixin(GenerationMixin):
     """Hugging Face's `generate` for a model whose prompts carry `pixel_values` and `crops_per_image`."""
 
-    def _layout(
-        self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        crops_per_image: torch.Tensor | Sequence[int] | None,
-        cache: Cache | None,
-    ) -> Layout:
-        raise NotImplementedError  # the model's own
+    _layout: Callable[..., Layout]  # the model's own: checked prompt → layout
 
     def prepare_inputs_for_generation(
         self,

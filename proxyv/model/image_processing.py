@@ -19,6 +19,8 @@ from proxyv.config import suggest
 from proxyv.errors import UserError
 
 IMAGE_MODES = ("anyres", "pad")
+# The authors' grids in crops (columns, rows): at 336 px, 336×672, 672×336, 672×672, 1008×336, 336×1008.
+PAPER_GRID = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
 
 
 class ProxyVImageProcessor(BaseImageProcessor):
@@ -40,7 +42,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
         crop_size: int = 336,
         tokens_per_crop: int = 576,
         image_mode: str = "anyres",
-        grid: Sequence[Sequence[int]] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)),
+        grid: Sequence[Sequence[int]] = PAPER_GRID,
         image_mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
         image_std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
         **kwargs: Any,

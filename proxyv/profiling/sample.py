@@ -11,7 +11,7 @@ import torch
 from proxyv.config import Recipe, load_recipe
 from proxyv.errors import UserError
 from proxyv.methods import method_classes
-from proxyv.model.build import PAPER_GRID
+from proxyv.model.image_processing import PAPER_GRID
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 
 

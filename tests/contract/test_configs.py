@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from proxyv.config import load_recipe, read_yaml
-from proxyv.model.build import PAPER_GRID, build_model
+from proxyv.model.build import build_model
+from proxyv.model.image_processing import PAPER_GRID
 from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
 
 REPO = Path(__file__).resolve().parents[2]
