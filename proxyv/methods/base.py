@@ -1,19 +1,64 @@
 """The interface of a method: a way to spend less on vision tokens. Every default is the identity.
 
 A method is a frozen dataclass in its own file; its fields are what a recipe may set under `method:`. Core code
-calls the hooks below and never asks which method it is.
+calls the hooks below, in this order, and never asks which method it is:
+
+    limit_grid   which crops a picture may have                       once, for the image processor
+    check        do the fields fit this model                         once
+    install      put modules and layers in place                      once
+    select       tower features → what enters the projector           every prefill with images
+    merge        projected vision tokens → those that enter the LLM   every prefill with images
+    plan         what this method's decoder layers need               every prefill with images
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
 
 if TYPE_CHECKING:  # proxyv.model imports this module
+    from proxyv.model.configuration import ProxyVConfig
     from proxyv.model.layout import Layout
+    from proxyv.model.modeling import ProxyVForConditionalGeneration
+    from proxyv.model.vision import TowerView
+
+# What a method may need beyond the features that every model computes; each costs something of its own.
+NEEDS = {
+    "cls_attention": "the attention of the tower's CLS token",
+    "keys": "keys of a tower layer",
+    "tower_layers": "features of several tower layers",
+    "llm_attention": "attention of a few text rows inside the LLM",
+    "question": "the question's text",
+    "grid": "vision tokens in a square grid",
+    "dense_mask": "a mask over all pairs of rows (sdpa or eager attention)",
+}
+
+
+class VisionTokens(NamedTuple):
+    """What stands for the pictures, on its way into the LLM."""
+
+    values: torch.Tensor  # (C, n, D) vectors of each crop
+    counts: torch.Tensor | None = None  # (C,) int64: crop c has the first `counts[c]` of them; None: all
+    extra: torch.Tensor | None = None  # (I, m, D) vectors that stand behind each image's last newline
+
+
+class Prompt(NamedTuple):
+    """The prompt that the pictures stand in."""
+
+    input_ids: torch.Tensor  # (B, L) int64, placeholders at vision and newline rows
+    layout: Layout  # before anything is merged
+
+
+class Plan:
+    """What the layers of a method share during one prefill. The default leaves every row where it is."""
+
+    def left(self, values: torch.Tensor, fill: int) -> torch.Tensor:
+        """Of values (B, L), one for each row of the layout, those of the rows that are left after the last layer,
+        (B, Q); `fill` where a row is padding."""
+        return values
 
 
 @dataclass(frozen=True)
@@ -23,14 +68,40 @@ class Method:
     name: ClassVar[str] = ""
     # Submodule names by which this method's parameters are told from the LLM's own.
     modules: ClassVar[tuple[str, ...]] = ()
+    # What it needs beyond the features, of `NEEDS`.
+    needs: ClassVar[tuple[str, ...]] = ()
+    # Where the method is rebuilt from what little is public.
+    approximate: ClassVar[bool] = False
+    # Whether what enters the LLM is still a square grid in raster order.
+    keeps_grid: ClassVar[bool] = True
 
-    def check(self, text_config: PreTrainedConfig, tokens: int) -> None:
-        """Raise UserError where the fields do not fit the LLM, or crops of `tokens` vision tokens."""
+    def limit_grid(self, grid: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        """The (columns, rows) of crops that a picture may have, of those that the recipe allows."""
+        return grid
 
-    def install(self, llm: PreTrainedModel, tokens: int) -> None:
-        """Put this method's layers and modules into a fresh causal LM, in place; called once, before weights
-        are loaded."""
+    def tokens_per_crop(self, tokens: int) -> int:
+        """The most vision tokens of a crop that enter the LLM, of `tokens` that leave the tower."""
+        return tokens
 
-    def plan(self, llm: PreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> Any:
-        """What this method's layers need for one prefill; handed to every layer as `vision_plan`."""
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        """Raise UserError where the fields do not fit the model, or crops of `tokens` vision tokens."""
+
+    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+        """Put this method's layers and modules into a fresh model, in place; called once, before weights are
+        loaded. `tokens` as in `check`."""
+
+    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+        """Before the projector: what the tower saw → vectors (C, n, tower width) for the projector."""
+        return VisionTokens(view.patches())
+
+    def merge(self, model: ProxyVForConditionalGeneration, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
+        """After the projector: vision tokens (C, n, D) → those that enter the LLM (C, m, D), m ≤ n."""
+        return vision
+
+    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> Plan | None:
+        """What this method's layers need for one prefill; handed to every layer as `vision_plan`. None: nothing."""
         return None
+
+    def training_passes(self) -> Sequence[Method]:
+        """The methods under which each training batch runs, one pass each; the loss is their mean."""
+        return (self,)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from proxyv.methods.base import Plan
 from proxyv.model.attention import mask_for
 from proxyv.model.layout import Layout
 
@@ -46,7 +47,7 @@ class QueryRows:
 
 
 @dataclass
-class ProxyPlan:
+class ProxyPlan(Plan):
     """One prefill's plan. `splat` is filled in by the start layer (non-spatial proxies only)."""
 
     length: int  # L

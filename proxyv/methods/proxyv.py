@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -28,6 +28,10 @@ from proxyv.methods.proxy_plan import ProxyPlan, QueryRows, Visibility, make_pro
 from proxyv.model.attention import attend, masked_back_end
 from proxyv.model.families import Family, family_of, layer_class, rotate
 from proxyv.model.layout import Layout
+
+if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
+    from proxyv.model.configuration import ProxyVConfig
+    from proxyv.model.modeling import ProxyVForConditionalGeneration
 
 Project = Callable[[torch.Tensor], torch.Tensor]
 
@@ -56,7 +60,8 @@ class ProxyMethod(Method):
         """Bring proxies (C, p, D) through `project` (D → m) to every vision token: (C, P, m)."""
         raise NotImplementedError
 
-    def check(self, text_config: PreTrainedConfig, tokens: int) -> None:
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        text_config = config.text_config
         family_of(text_config)
         if getattr(text_config, "resid_pdrop", 0.0):
             raise UserError("llm.config.resid_pdrop: dropout inside the layers is not supported; set it to 0")
@@ -69,7 +74,8 @@ class ProxyMethod(Method):
                 f"{text_config.hidden_size}; use a divisor"
             )
 
-    def install(self, llm: PreTrainedModel, tokens: int) -> None:
+    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+        llm = model.language_model
         family, config = family_of(llm.config), llm.config
         mixed = layer_class(ProxyVLayer, family.layer)
         for index in range(self.start_layer, config.num_hidden_layers):
@@ -79,7 +85,8 @@ class ProxyMethod(Method):
         # Sharding and device placement must keep these layers whole, like the parent class.
         llm._no_split_modules = {*(llm._no_split_modules or ()), mixed.__name__}
 
-    def plan(self, llm: PreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> ProxyPlan:
+    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> ProxyPlan:
+        llm = model.language_model
         visibility = Visibility(self.proxies_see_vision, self.text_sees_proxies)
         proxies = self.proxies_per_crop(layout.vision_rows.shape[1])
         back_end = masked_back_end(llm.config._attn_implementation)
@@ -105,8 +112,8 @@ class ProxyV(ProxyMethod):
         blocks = project(proxies).unflatten(1, (math.isqrt(tokens) // self.downsample, -1))
         return blocks.repeat_interleave(self.downsample, 1).repeat_interleave(self.downsample, 2).flatten(1, 2)
 
-    def check(self, text_config: PreTrainedConfig, tokens: int) -> None:
-        super().check(text_config, tokens)
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        super().check(config, tokens)
         if self.initialisation not in INITIALISATIONS:
             hint = suggest(self.initialisation, INITIALISATIONS)
             raise UserError(f"method.initialisation: '{self.initialisation}' is unknown{hint}")

@@ -9,14 +9,16 @@ Deviations: as in proxyv.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from proxyv.errors import UserError
 from proxyv.methods.proxyv import Project, ProxyMethod
+
+if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
+    from proxyv.model.configuration import ProxyVConfig
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class NonSpatialProxyV(ProxyMethod):
         assert splat is not None  # the start layer made it
         return project(splat @ proxies)
 
-    def check(self, text_config: PreTrainedConfig, tokens: int) -> None:
-        super().check(text_config, tokens)
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        super().check(config, tokens)
         if not 1 <= self.queries <= tokens:
             raise UserError(
                 f"method.queries: {self.queries} must lie between 1 and the {tokens} vision tokens of a crop"

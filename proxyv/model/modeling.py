@@ -7,8 +7,8 @@ families.py and proxyv/methods/ (the layers).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,17 +18,19 @@ from transformers import (
     PreTrainedModel,
     initialization,
 )
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.clip import modeling_clip
 
 from proxyv.errors import UserError
 from proxyv.methods import Method, describe_method, make_method
+from proxyv.methods.base import Plan, Prompt, VisionTokens
 from proxyv.model.attention import BACK_ENDS, mask_for
+from proxyv.model.cache import DecodeRows, KeptLayer, KeptRows, keep_rows, kept_layer
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.generation import ImageGenerationMixin
 from proxyv.model.layout import Layout, make_layout
-from proxyv.model.vision import Projector, patch_features
+from proxyv.model.vision import Projector, TowerView
 
 # Older transformers nest a tower's weights below `vision_model`; newer ones save them without, and read both.
 TOWER_KEYS = (
@@ -49,6 +51,19 @@ class ProxyVOutput(ModelOutput):
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
+class LLMInputs:
+    """What one run of the LLM takes."""
+
+    embeddings: torch.Tensor  # (B, L, D)
+    position_ids: torch.Tensor | None
+    attention_mask: Any
+    cache: Cache | None
+    labels: torch.Tensor | None = None  # (B, L)
+    plan: Plan | None = None
+    decode_rows: DecodeRows | None = None
 
 
 class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
@@ -127,8 +142,8 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
 
     def _install_method(self) -> None:
         tokens = self.config.tokens_per_crop
-        self.method.check(self.config.text_config, tokens)
-        self.method.install(self.language_model, tokens)
+        self.method.check(self.config, tokens)
+        self.method.install(self, tokens)
         self.config.method = describe_method(self.method)
 
     @torch.no_grad()
@@ -189,61 +204,156 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         """One pass over a prompt (with or without images) or one decoding step.
 
         Args:
-            input_ids: (B, L) int64; an image takes crops · (P + 1) placeholder ids.
+            input_ids: (B, L) int64; an image takes crops · (P + 1) placeholder ids, whatever the method drops.
             attention_mask: (B, L or cached + L), 0 at padding.
             pixel_values: (C, 3, S, S) normalised crops of all images of the batch, in reading order.
             crops_per_image: number of crops of each image.
             labels: (B, L), −100 where not supervised; logits are then computed only where needed.
-            logits_to_keep: number of last rows that get logits (0: all), or their indices.
+            logits_to_keep: number of last rows that get logits (0: all), or their indices. Rows are those that are
+                left after the last layer: a method may have dropped vision tokens.
             num_items_in_batch: supervised tokens of the global batch, for an exact mean under accumulation.
 
         Raises UserError where placeholders and images do not match.
         """
-        plan = None
-        if pixel_values is not None:
-            layout = self._layout(input_ids, attention_mask, crops_per_image, past_key_values)
+        methods = self.method.training_passes() if self.training and labels is not None else (self.method,)
+        if pixel_values is None:
+            if inputs_embeds is None:
+                inputs_embeds = self._touch(self._embed_text(input_ids))
+            inputs = self._text_inputs(inputs_embeds, attention_mask, position_ids, past_key_values, labels)
+            runs = [inputs for _ in methods]
+        else:
+            prompt = self._prompt(input_ids, attention_mask, crops_per_image, past_key_values, labels)
             # Text first, as without images: sharded training wants one order of modules on all ranks.
-            text = self._embed_text(input_ids)
-            inputs_embeds = self._embed(text, self.project(pixel_values), layout)
-            plan = self.method.plan(self.language_model, layout, inputs_embeds)
-            position_ids = layout.position_ids.to(inputs_embeds.device)
-            attention_mask = self._stock_mask(layout, inputs_embeds)
-        elif inputs_embeds is None:
-            inputs_embeds = self._touch(self._embed_text(input_ids))
-        if plan is not None:
-            if kwargs.get("output_attentions"):
-                raise UserError("output_attentions: not kept for a prefill with this method; use output_hidden_states")
-            kwargs["vision_plan"] = plan
-        outputs = self.language_model.model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        hidden, states = outputs.last_hidden_state, outputs.hidden_states
-        if states is not None:  # proxies ride behind the rows
-            states = tuple(state[:, : hidden.shape[1]] for state in states)
-        head = self.get_output_embeddings()
+            text, view = self._embed_text(input_ids), self.view(pixel_values)
+            cache = past_key_values
+            runs = [self._image_inputs(method, prompt, text, view, cache, use_cache, labels) for method in methods]
         if labels is not None:
-            loss = supervised_loss(head, hidden, labels, num_items_in_batch)
-            return ProxyVOutput(loss=loss, past_key_values=outputs.past_key_values)
+            passes = [self._run_with_loss(inputs, use_cache, num_items_in_batch, kwargs) for inputs in runs]
+            loss = torch.stack([of_pass.loss for of_pass in passes]).mean()
+            return ProxyVOutput(loss=loss, past_key_values=passes[-1].past_key_values)
+        outputs = self._run(runs[0], use_cache, kwargs)
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        states = outputs.hidden_states
+        if states is not None:  # proxies ride behind the rows
+            states = tuple(state[:, : runs[0].embeddings.shape[1]] for state in states)
         return ProxyVOutput(
-            logits=head(hidden[:, rows]),
+            logits=self.get_output_embeddings()(outputs.last_hidden_state[:, rows]),
             past_key_values=outputs.past_key_values,
             hidden_states=states,
             attentions=outputs.attentions,
         )
 
-    def project(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Crops (C, 3, S, S) → vision tokens (C, P, D)."""
+    def view(self, pixel_values: torch.Tensor) -> TowerView:
+        """One pass of the tower over crops (C, 3, S, S)."""
         weight = self.projector.up.weight
-        features = patch_features(
-            self.vision_tower, pixel_values.to(weight.device, weight.dtype), self.config.feature_layer
+        return TowerView(self.vision_tower, pixel_values.to(weight.device, weight.dtype), self.config.feature_layer)
+
+    def vision_tokens(self, method: Method, view: TowerView, prompt: Prompt) -> VisionTokens:
+        """Tower features through a method and the projector: what enters the LLM for the pictures."""
+        selected = method.select(self, view, prompt)
+        return method.merge(self, selected._replace(values=self.projector(selected.values)), prompt)
+
+    def _run(self, inputs: LLMInputs, use_cache: bool | None, kwargs: dict[str, Any]) -> Any:
+        if inputs.plan is not None and kwargs.get("output_attentions"):
+            raise UserError("output_attentions: not kept for a prefill with this method; use output_hidden_states")
+        plan = {} if inputs.plan is None else {"vision_plan": inputs.plan}
+        decode_rows = {} if inputs.decode_rows is None else {"decode_rows": inputs.decode_rows}
+        return self.language_model.model(
+            inputs_embeds=inputs.embeddings,
+            attention_mask=inputs.attention_mask,
+            position_ids=inputs.position_ids,
+            past_key_values=inputs.cache,
+            use_cache=use_cache,
+            **plan,
+            **decode_rows,
+            **kwargs,
         )
-        return self.projector(features)
+
+    def _run_with_loss(
+        self,
+        inputs: LLMInputs,
+        use_cache: bool | None,
+        num_items: torch.Tensor | int | None,
+        kwargs: dict[str, Any],
+    ) -> ProxyVOutput:
+        outputs = self._run(inputs, use_cache, kwargs)
+        hidden, labels = outputs.last_hidden_state, inputs.labels
+        if inputs.plan is not None:
+            labels = inputs.plan.left(labels.to(hidden.device), fill=-100)
+        loss = supervised_loss(self.get_output_embeddings(), hidden, labels, num_items)
+        return ProxyVOutput(loss=loss, past_key_values=outputs.past_key_values)
+
+    def _text_inputs(
+        self,
+        embeddings: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        cache: Cache | None,
+        labels: torch.Tensor | None,
+    ) -> LLMInputs:
+        """A text-only prompt, or the next tokens behind a cache."""
+        inputs = LLMInputs(embeddings, position_ids, attention_mask, cache, labels)
+        if cache is None or not any(isinstance(layer, KeptLayer) for layer in cache.layers):
+            return inputs
+        new = embeddings.shape[1]
+        if new > 1 and attention_mask is not None and not bool(attention_mask[..., -new:].all()):
+            raise UserError("attention_mask: padding behind a cache with dropped vision tokens; send one turn a batch")
+        first = kept_layer(cache, 0)
+        if first is not None:
+            inputs = replace(inputs, position_ids=first.positions(new), attention_mask=first.valid_with(new))
+        return replace(inputs, decode_rows=DecodeRows(self.language_model, cache, embeddings))
+
+    def _image_inputs(
+        self,
+        method: Method,
+        prompt: Prompt,
+        text: torch.Tensor,
+        view: TowerView,
+        cache: Cache | None,
+        use_cache: bool | None,
+        labels: torch.Tensor | None,
+    ) -> LLMInputs:
+        """A prompt with images, its vision tokens reduced by `method`."""
+        vision = self.vision_tokens(method, view, prompt)
+        layout, tokens = prompt.layout, vision.values.shape[1]
+        if tokens != layout.vision_rows.shape[1] or vision.counts is not None or vision.extra is not None:
+            layout, index = layout.resized(tokens, vision.counts, 0 if vision.extra is None else vision.extra.shape[1])
+            text = text.gather(1, index.to(text.device)[..., None].expand(-1, -1, text.shape[-1]))
+            labels = (
+                None if labels is None else labels.to(index.device).gather(1, index).masked_fill(~layout.given, -100)
+            )
+            cache = self._remember(layout, cache)
+        embeddings = self._embed(text, vision, layout)
+        return LLMInputs(
+            embeddings,
+            layout.position_ids.to(embeddings.device),
+            self._stock_mask(layout, embeddings),
+            cache,
+            labels,
+            method.plan(self, layout, embeddings),
+        )
+
+    def _remember(self, layout: Layout, cache: Cache | None, use_cache: bool | None) -> Cache | None:
+        """Let a cache (`cache`, or a new one where one is wanted) know the rows of a resized layout."""
+        config = self.config.text_config
+        if cache is None and not (config.use_cache if use_cache is None else use_cache):
+            return None
+        cache = DynamicCache(config=config) if cache is None else cache
+        rows = KeptRows(layout.valid, layout.valid.sum(1), not bool(layout.valid.all()))
+        for index in range(config.num_hidden_layers):
+            keep_rows(cache, index, rows)
+        return cache
+
+    def _prompt(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        crops_per_image: torch.Tensor | Sequence[int] | None,
+        cache: Cache | None,
+        labels: torch.Tensor | None,
+    ) -> Prompt:
+        layout = self._layout(input_ids, attention_mask, crops_per_image, cache, labels)
+        return Prompt(cast(torch.Tensor, input_ids), layout)
 
     def _layout(
         self,
@@ -251,6 +361,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         attention_mask: torch.Tensor | None,
         crops_per_image: torch.Tensor | Sequence[int] | None,
         cache: Cache | None,
+        labels: torch.Tensor | None = None,
     ) -> Layout:
         if input_ids is None or crops_per_image is None:
             raise UserError("pixel_values need input_ids and crops_per_image; use ProxyVProcessor's output whole")
@@ -268,6 +379,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             counts,
             self.config.tokens_per_crop,
             self.config.newline_positions,
+            labels,
         )
 
     def _embed_text(self, input_ids: torch.Tensor | None) -> torch.Tensor:
@@ -278,17 +390,19 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         embeddings = self.get_input_embeddings()
         return embeddings(ids.to(embeddings.weight.device))
 
-    def _embed(self, text: torch.Tensor, vision: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """Text embeddings (B, L, D) with vision tokens (C, P, D) and newlines put into their rows."""
-        if len(vision) != len(layout.newline_rows):
-            raise UserError(
-                f"pixel_values: {len(vision)} crops, but crops_per_image adds up to {len(layout.newline_rows)}"
-            )
+    def _embed(self, text: torch.Tensor, vision: VisionTokens, layout: Layout) -> torch.Tensor:
+        """Text embeddings (B, L, D) with vision tokens, newlines and extra vectors put into their rows."""
+        crops = len(vision.values)
+        if crops != len(layout.newline_rows):
+            raise UserError(f"pixel_values: {crops} crops, but crops_per_image adds up to {len(layout.newline_rows)}")
+        newlines = self.image_newline.expand(crops, -1)
+        parts = [(layout.vision_rows.flatten(), vision.values.flatten(0, 1)), (layout.newline_rows, newlines)]
+        if vision.extra is not None:
+            parts.append((layout.extra_rows.flatten(), vision.extra.flatten(0, 1)))
         flat = text.flatten(0, 1)
-        rows = layout.vision_rows.flatten().to(flat.device)
-        flat = flat.index_copy(0, rows, vision.flatten(0, 1).to(flat.dtype))
-        newlines = self.image_newline.to(flat.dtype).expand(len(vision), -1)
-        return flat.index_copy(0, layout.newline_rows.to(flat.device), newlines).view_as(text)
+        for rows, vectors in parts:  # newlines after absent vision tokens, which stand in their rows
+            flat = flat.index_copy(0, rows.to(flat.device), vectors.to(flat.dtype))
+        return flat.view_as(text)
 
     def _stock_mask(self, layout: Layout, embeddings: torch.Tensor) -> Any:
         mask = layout.stock_mask()
@@ -306,9 +420,13 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         in the gradient exchange of every trained module."""
         if not (self.training and torch.is_grad_enabled()):
             return embeddings
-        vision = self.config.vision_config
+        vision, config = self.config.vision_config, self.config
         blank = embeddings.new_zeros(1, vision.num_channels, vision.image_size, vision.image_size)
-        return embeddings + 0.0 * (self.project(blank).sum() + self.image_newline.sum())
+        ids = torch.full((1, config.tokens_per_crop + 2), config.image_token_id)
+        ids[:, -1] = 0  # a prompt of one picture and one text token
+        tokens = self.vision_tokens(self.method, self.view(blank), self._prompt(ids, None, [1], None, None))
+        extra = 0.0 if tokens.extra is None else tokens.extra.sum()
+        return embeddings + 0.0 * (tokens.values.sum() + extra + self.image_newline.sum())
 
 
 def supervised_loss(

@@ -208,7 +208,7 @@ def _measure(model: ProxyVForConditionalGeneration, inputs: dict[str, Any], new_
     """One round of one model, in milliseconds: the vision part alone, then prefill and greedy decoding."""
     clock = _clock(model.device)
     start = clock()
-    model.project(inputs["pixel_values"])
+    model.projector(model.view(inputs["pixel_values"]).patches())
     vision = clock()
     output = model(**inputs, use_cache=True, logits_to_keep=1)
     prefill = clock()

@@ -157,8 +157,9 @@ def test_without_saving_the_llm_is_transformers_own(family):
     model, processor = tiny_model(family, METHODS[0])
     inputs = prompt(processor)
     with torch.no_grad():
-        layout = model._layout(inputs["input_ids"], None, inputs["crops_per_image"], None)
-        embeddings = model._embed(model._embed_text(inputs["input_ids"]), model.project(inputs["pixel_values"]), layout)
+        asked = model._prompt(inputs["input_ids"], None, inputs["crops_per_image"], None, None)
+        vision = model.vision_tokens(model.method, model.view(inputs["pixel_values"]), asked)
+        embeddings = model._embed(model._embed_text(inputs["input_ids"]), vision, asked.layout)
         stock = model.language_model(inputs_embeds=embeddings).logits
         torch.testing.assert_close(model(**inputs).logits, stock)
 

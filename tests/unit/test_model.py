@@ -275,7 +275,7 @@ def test_a_siglip_tower():
     processor = build_processor(recipe)
     model = build_model(recipe, image_token_id=processor.image_token_id).eval()
     inputs = batch_of(processor, [1])
-    assert model.project(inputs["pixel_values"]).shape == (len(inputs["pixel_values"]), 16, 32)
+    assert model.projector(model.view(inputs["pixel_values"]).patches()).shape == (len(inputs["pixel_values"]), 16, 32)
     assert torch.isfinite(model(**inputs).logits).all()
 
 
