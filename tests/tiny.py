@@ -47,7 +47,7 @@ def tiny_recipe(family="llama", method=None, **fields):
         "model_type": "clip_vision_model",
         "hidden_size": 32,
         "intermediate_size": 64,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 3,
         "num_attention_heads": 2,
         "image_size": 56,
         "patch_size": 14,
@@ -55,7 +55,7 @@ def tiny_recipe(family="llama", method=None, **fields):
     return Recipe(
         name="tiny",
         llm=LLMSpec(config=text, tokenizer="characters", chat_template="characters"),
-        vision=VisionSpec(config=tower, feature_layer=-1),
+        vision=VisionSpec(config=tower, feature_layer=-2),
         method=dict(method or METHODS[0]),
         **fields,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -89,8 +90,9 @@ class Layout:
 
     def to(self, device: torch.device) -> Layout:
         """The same layout with its tensors on `device`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in values.items() if isinstance(v, torch.Tensor)})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
 
     def stock_mask(self) -> torch.Tensor | None:
         """What the stock causal LM needs as `attention_mask`: (B, L) where its own causal mask holds, else the

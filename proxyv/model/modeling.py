@@ -1,7 +1,7 @@
 """The model: crops → tower → projector → rows of the LLM → logits or loss.
 
 Read `forward` first; the rooms it calls are vision.py (tower and projector), layout.py (which row is what),
-families.py and proxyv/methods/ (the layers).
+inputs.py (rows for the LLM), families.py and proxyv/methods/ (the layers).
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from transformers import (
     PreTrainedModel,
     initialization,
 )
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.clip import modeling_clip
 
 from proxyv.errors import UserError
 from proxyv.methods import Method, describe_method, make_method
-from proxyv.methods.base import Plan, Prompt, VisionTokens
-from proxyv.model.attention import BACK_ENDS, mask_for
-from proxyv.model.cache import DecodeRows, KeptLayer, KeptRows, keep_rows, kept_layer
+from proxyv.methods.base import Prompt, VisionTokens
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.generation import ImageGenerationMixin
+from proxyv.model.inputs import LLMInputs, image_inputs, text_inputs
 from proxyv.model.layout import Layout, make_layout
 from proxyv.model.vision import Projector, TowerView
 
@@ -51,19 +50,6 @@ class ProxyVOutput(ModelOutput):
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass(frozen=True)
-class LLMInputs:
-    """What one run of the LLM takes."""
-
-    embeddings: torch.Tensor  # (B, L, D)
-    position_ids: torch.Tensor | None
-    attention_mask: Any
-    cache: Cache | None
-    labels: torch.Tensor | None = None  # (B, L)
-    plan: Plan | None = None
-    decode_rows: DecodeRows | None = None
 
 
 class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
@@ -219,17 +205,20 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         if pixel_values is None:
             if inputs_embeds is None:
                 inputs_embeds = self._touch(self._embed_text(input_ids))
-            inputs = self._text_inputs(inputs_embeds, attention_mask, position_ids, past_key_values, labels)
-            runs = [inputs for _ in methods]
+            llm, cache = self.language_model, past_key_values
+            runs = [text_inputs(llm, inputs_embeds, attention_mask, position_ids, cache, labels)] * len(methods)
         else:
             prompt = self._prompt(input_ids, attention_mask, crops_per_image, past_key_values, labels)
             # Text first, as without images: sharded training wants one order of modules on all ranks.
             text, view = self._embed_text(input_ids), self.view(pixel_values)
-            cache = past_key_values
-            runs = [self._image_inputs(method, prompt, text, view, cache, use_cache, labels) for method in methods]
+            runs = []
+            for method in methods:
+                vision = self.vision_tokens(method, view, prompt)
+                inputs, layout = image_inputs(self, prompt.layout, text, vision, past_key_values, use_cache, labels)
+                runs.append(replace(inputs, plan=method.plan(self, layout, inputs.embeddings)))
         if labels is not None:
             passes = [self._run_with_loss(inputs, use_cache, num_items_in_batch, kwargs) for inputs in runs]
-            loss = torch.stack([of_pass.loss for of_pass in passes]).mean()
+            loss = torch.stack([cast(torch.Tensor, of_pass.loss) for of_pass in passes]).mean()
             return ProxyVOutput(loss=loss, past_key_values=passes[-1].past_key_values)
         outputs = self._run(runs[0], use_cache, kwargs)
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -277,72 +266,11 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         kwargs: dict[str, Any],
     ) -> ProxyVOutput:
         outputs = self._run(inputs, use_cache, kwargs)
-        hidden, labels = outputs.last_hidden_state, inputs.labels
+        hidden, labels = outputs.last_hidden_state, cast(torch.Tensor, inputs.labels)
         if inputs.plan is not None:
             labels = inputs.plan.left(labels.to(hidden.device), fill=-100)
         loss = supervised_loss(self.get_output_embeddings(), hidden, labels, num_items)
         return ProxyVOutput(loss=loss, past_key_values=outputs.past_key_values)
-
-    def _text_inputs(
-        self,
-        embeddings: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        cache: Cache | None,
-        labels: torch.Tensor | None,
-    ) -> LLMInputs:
-        """A text-only prompt, or the next tokens behind a cache."""
-        inputs = LLMInputs(embeddings, position_ids, attention_mask, cache, labels)
-        if cache is None or not any(isinstance(layer, KeptLayer) for layer in cache.layers):
-            return inputs
-        new = embeddings.shape[1]
-        if new > 1 and attention_mask is not None and not bool(attention_mask[..., -new:].all()):
-            raise UserError("attention_mask: padding behind a cache with dropped vision tokens; send one turn a batch")
-        first = kept_layer(cache, 0)
-        if first is not None:
-            inputs = replace(inputs, position_ids=first.positions(new), attention_mask=first.valid_with(new))
-        return replace(inputs, decode_rows=DecodeRows(self.language_model, cache, embeddings))
-
-    def _image_inputs(
-        self,
-        method: Method,
-        prompt: Prompt,
-        text: torch.Tensor,
-        view: TowerView,
-        cache: Cache | None,
-        use_cache: bool | None,
-        labels: torch.Tensor | None,
-    ) -> LLMInputs:
-        """A prompt with images, its vision tokens reduced by `method`."""
-        vision = self.vision_tokens(method, view, prompt)
-        layout, tokens = prompt.layout, vision.values.shape[1]
-        if tokens != layout.vision_rows.shape[1] or vision.counts is not None or vision.extra is not None:
-            layout, index = layout.resized(tokens, vision.counts, 0 if vision.extra is None else vision.extra.shape[1])
-            text = text.gather(1, index.to(text.device)[..., None].expand(-1, -1, text.shape[-1]))
-            labels = (
-                None if labels is None else labels.to(index.device).gather(1, index).masked_fill(~layout.given, -100)
-            )
-            cache = self._remember(layout, cache)
-        embeddings = self._embed(text, vision, layout)
-        return LLMInputs(
-            embeddings,
-            layout.position_ids.to(embeddings.device),
-            self._stock_mask(layout, embeddings),
-            cache,
-            labels,
-            method.plan(self, layout, embeddings),
-        )
-
-    def _remember(self, layout: Layout, cache: Cache | None, use_cache: bool | None) -> Cache | None:
-        """Let a cache (`cache`, or a new one where one is wanted) know the rows of a resized layout."""
-        config = self.config.text_config
-        if cache is None and not (config.use_cache if use_cache is None else use_cache):
-            return None
-        cache = DynamicCache(config=config) if cache is None else cache
-        rows = KeptRows(layout.valid, layout.valid.sum(1), not bool(layout.valid.all()))
-        for index in range(config.num_hidden_layers):
-            keep_rows(cache, index, rows)
-        return cache
 
     def _prompt(
         self,
@@ -389,31 +317,6 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         ids = input_ids.masked_fill(input_ids == self.config.image_token_id, 0)
         embeddings = self.get_input_embeddings()
         return embeddings(ids.to(embeddings.weight.device))
-
-    def _embed(self, text: torch.Tensor, vision: VisionTokens, layout: Layout) -> torch.Tensor:
-        """Text embeddings (B, L, D) with vision tokens, newlines and extra vectors put into their rows."""
-        crops = len(vision.values)
-        if crops != len(layout.newline_rows):
-            raise UserError(f"pixel_values: {crops} crops, but crops_per_image adds up to {len(layout.newline_rows)}")
-        newlines = self.image_newline.expand(crops, -1)
-        parts = [(layout.vision_rows.flatten(), vision.values.flatten(0, 1)), (layout.newline_rows, newlines)]
-        if vision.extra is not None:
-            parts.append((layout.extra_rows.flatten(), vision.extra.flatten(0, 1)))
-        flat = text.flatten(0, 1)
-        for rows, vectors in parts:  # newlines after absent vision tokens, which stand in their rows
-            flat = flat.index_copy(0, rows.to(flat.device), vectors.to(flat.dtype))
-        return flat.view_as(text)
-
-    def _stock_mask(self, layout: Layout, embeddings: torch.Tensor) -> Any:
-        mask = layout.stock_mask()
-        if mask is None:
-            return None
-        if mask.ndim == 2:
-            return mask.to(embeddings.device)
-        back_end = self.language_model.config._attn_implementation
-        if back_end not in BACK_ENDS:
-            raise UserError(f"attention: '{back_end}' cannot take the authors' newline positions; use sdpa or eager")
-        return mask_for(mask.to(embeddings.device), back_end, embeddings.dtype)
 
     def _touch(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Add zero through tower, projector and newline while training on text only: every rank must take part

@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 from proxyv.errors import UserError
 from proxyv.model.build import build_model, build_processor
 from proxyv.model.families import FAMILIES
+from proxyv.model.inputs import embed
 from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
 
 methods = pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m['name']}-{m.get('start_layer')}")
@@ -159,7 +160,7 @@ def test_without_saving_the_llm_is_transformers_own(family):
     with torch.no_grad():
         asked = model._prompt(inputs["input_ids"], None, inputs["crops_per_image"], None, None)
         vision = model.vision_tokens(model.method, model.view(inputs["pixel_values"]), asked)
-        embeddings = model._embed(model._embed_text(inputs["input_ids"]), vision, asked.layout)
+        embeddings = embed(model._embed_text(inputs["input_ids"]), vision, model.image_newline, asked.layout)
         stock = model.language_model(inputs_embeds=embeddings).logits
         torch.testing.assert_close(model(**inputs).logits, stock)
 

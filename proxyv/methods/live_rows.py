@@ -1,0 +1,173 @@
+"""Which rows are still there, for the methods that drop vision tokens between decoder layers, and how tokens are
+ranked by the attention that text gives them.
+
+Letters: B samples, Q rows per sample (padded on the left), I images of the batch, K vision tokens of an image that
+are left (padded), O rows per sample that are never dropped (padded), A asking rows per sample (padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from proxyv.model.families import Family, rotate
+from proxyv.model.layout import Layout
+
+
+@dataclass(frozen=True)
+class LiveRows:
+    """Numbers of rows are known from the batch alone, which rows is not: nothing here waits for the device, and all
+    of it works on shapes."""
+
+    index: torch.Tensor  # (B, Q) int64 row of the layout, within the sample; any at padding
+    valid: torch.Tensor  # (B, Q) bool
+    position_ids: torch.Tensor  # (B, Q) int64
+    vision: torch.Tensor  # (I, K) int64 place of each vision token among the Q rows; any beyond an image's count
+    counts: tuple[int, ...]  # vision tokens left of each image
+    samples: tuple[int, ...]  # sample of each image
+    others: torch.Tensor  # (B, O) int64 places of text and newlines; any beyond a sample's count
+    other_counts: tuple[int, ...]  # text and newline rows of each sample
+    asks: torch.Tensor  # (B, A) int64 which of the others ask
+    asks_valid: torch.Tensor  # (B, A) bool
+
+    @property
+    def sizes(self) -> list[int]:
+        """Real rows of each sample."""
+        sizes = list(self.other_counts)
+        for sample, count in zip(self.samples, self.counts, strict=True):
+            sizes[sample] += count
+        return sizes
+
+    @property
+    def padded(self) -> bool:
+        """Whether any row is padding."""
+        return len(set(self.sizes)) > 1
+
+    @property
+    def asking(self) -> torch.Tensor:
+        """(B, A) places of the asking rows."""
+        return self.others.gather(1, self.asks)
+
+    def take(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, rows of the layout, …) → (B, Q, …)."""
+        return take_rows(values, self.index)
+
+    def best(self, scores: torch.Tensor, counts: Sequence[int]) -> tuple[LiveRows, torch.Tensor]:
+        """Keep each image's best vision tokens and all other rows, in reading order and at their old positions.
+
+        Args:
+            scores: (I, K); ties go to the earlier token.
+            counts: how many to keep of each image, at most as many as there are.
+
+        Returns the rows that are left, and (B, new Q) int64 their places before.
+        """
+        scores = scores.masked_fill(~self._real(self.counts, scores), -torch.inf)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        width, others = max(counts, default=0), self.others.shape[1]
+        chosen = self.vision.gather(1, order[:, :width])
+        samples = torch.tensor(self.samples, device=scores.device)
+        in_sample = torch.arange(len(samples), device=scores.device) - torch.searchsorted(samples, samples)
+        sample, column = samples[:, None], others + in_sample[:, None] * width
+        column = column + torch.arange(width, device=scores.device)
+        # One column for whatever may stay; −1 where nothing does, which sorts to the left.
+        columns = others + width * max(self.samples.count(s) for s in self.samples)
+        place = torch.full((len(self.other_counts), columns), -1, device=scores.device)
+        place[:, :others] = torch.where(self._real(self.other_counts, self.others), self.others, -1)
+        place[sample, column] = torch.where(self._real(counts, chosen), chosen, -1)
+        place, permutation = place.sort(dim=1)
+        kept = replace(self, counts=tuple(counts))
+        size = max(kept.sizes)
+        back = (permutation.argsort(1) - (columns - size)).clamp(min=0)
+        old = place[:, -size:].clamp(min=0)
+        kept = replace(
+            kept,
+            index=self.index.gather(1, old),
+            valid=place[:, -size:] >= 0,
+            position_ids=self.position_ids.gather(1, old),
+            vision=back[sample, column],
+            others=back[:, :others],
+        )
+        return kept, old
+
+    def compacted(self) -> LiveRows:
+        """The same rows at positions counted anew."""
+        return replace(self, position_ids=(self.valid.long().cumsum(1) - 1).clamp(min=0))
+
+    @staticmethod
+    def _real(counts: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+        """Bool, of the shape of `like`: in row i, the first counts[i] are True."""
+        columns = torch.arange(like.shape[1], device=like.device)
+        return columns < torch.tensor(tuple(counts), device=like.device)[:, None]
+
+
+def live_rows(layout: Layout, device: torch.device) -> LiveRows:
+    """All rows of a layout. Vision tokens of an image are one set of candidates, over all its crops."""
+    others, other_valid = _to_the_left(layout.valid & ~layout.is_vision)
+    asking = (layout.asks & layout.valid).gather(1, others) & other_valid
+    asks, asks_valid = _to_the_left(asking)
+    present = layout.present
+    full = torch.full_like(layout.newline_rows, layout.vision_rows.shape[1])
+    per_crop = (full if layout.counts is None else layout.counts).tolist()
+    ends = torch.tensor(layout.crops_of_image).cumsum(0).tolist()
+    starts = [0, *ends[:-1]]
+    counts = tuple(sum(per_crop[a:b]) for a, b in zip(starts, ends, strict=True))
+    rows = layout.vision_rows % layout.length
+    vision = rows.new_zeros(len(counts), max(counts))
+    for image, (a, b) in enumerate(zip(starts, ends, strict=True)):
+        of_image = rows[a:b].flatten() if present is None else rows[a:b][present[a:b]]
+        vision[image, : counts[image]] = of_image
+    index = torch.arange(layout.length, device=rows.device).expand_as(layout.position_ids)
+    return LiveRows(
+        index.to(device),
+        layout.valid.to(device),
+        layout.position_ids.to(device),
+        vision.to(device),
+        counts,
+        layout.sample_of_image,
+        others.to(device),
+        tuple(other_valid.sum(1).tolist()),
+        asks.to(device),
+        asks_valid.to(device),
+    )
+
+
+def take_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """values (B, R, …), index (B, Q) → (B, Q, …)."""
+    index = index.view(*index.shape, *[1] * (values.ndim - 2)).to(values.device)
+    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+
+def received_attention(
+    layer: Any, family: Family, hidden: torch.Tensor, rows: LiveRows, tables: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """How much attention each vision token gets from the asking rows in a decoder layer: (I, K) float32, the mean
+    over heads and asking rows of the softmax over all rows that they may see.
+
+    Args:
+        layer: Hugging Face's decoder layer, which is about to take `hidden` (B, Q, D).
+        tables: rotary cos and sin (B, Q, rotary size).
+    """
+    attention, asking = layer.self_attn, rows.asking
+    query, key, _ = family.heads(attention, layer.input_layernorm(hidden), lambda all_rows: take_rows(all_rows, asking))
+    cos, sin = tables
+    query = rotate(query, take_rows(cos, asking), take_rows(sin, asking))
+    key = rotate(key, cos, sin)
+    groups = query.shape[1] // key.shape[1]
+    scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * attention.scaling  # (B, H, A, Q)
+    seen = torch.arange(hidden.shape[1], device=hidden.device) <= asking[:, :, None]
+    seen = seen & rows.valid[:, None]
+    weights = scores.float().masked_fill(~seen[:, None], torch.finfo(torch.float32).min).softmax(-1).mean(1)
+    real = rows.asks_valid[:, :, None]
+    received = (weights * real).sum(1) / real.sum(1).clamp(min=1)  # (B, Q)
+    samples = torch.tensor(rows.samples, device=hidden.device)
+    return received[samples].gather(1, rows.vision)
+
+
+def _to_the_left(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Columns of the chosen entries of (B, L), moved to the front: (B, n) and which of them are real."""
+    count = max(int(chosen.sum(1).max()), 1)
+    index = (~chosen).int().argsort(dim=1, stable=True)[:, :count]
+    return index, chosen.gather(1, index)

@@ -1,0 +1,125 @@
+"""What one run of the LLM takes: embeddings in reading order, positions, mask, and a cache that knows its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+
+from proxyv.errors import UserError
+from proxyv.methods.base import Plan, VisionTokens
+from proxyv.model.attention import BACK_ENDS, mask_for
+from proxyv.model.cache import DecodeRows, KeptLayer, KeptRows, keep_rows, kept_layer
+from proxyv.model.layout import Layout
+
+if TYPE_CHECKING:
+    from proxyv.model.modeling import ProxyVForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class LLMInputs:
+    """One run of the LLM."""
+
+    embeddings: torch.Tensor  # (B, L, D)
+    position_ids: torch.Tensor | None
+    attention_mask: Any
+    cache: Cache | None
+    labels: torch.Tensor | None = None  # (B, L)
+    plan: Plan | None = None  # a method's, for a prompt with images
+    decode_rows: DecodeRows | None = None  # behind a cache that knows its rows
+
+
+def text_inputs(
+    llm: PreTrainedModel,
+    embeddings: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    cache: Cache | None,
+    labels: torch.Tensor | None,
+) -> LLMInputs:
+    """A text-only prompt, or the next tokens behind a cache; arguments as the model's own.
+
+    Raises UserError for padding behind a cache with dropped vision tokens.
+    """
+    inputs = LLMInputs(embeddings, position_ids, attention_mask, cache, labels)
+    if cache is None or not any(isinstance(layer, KeptLayer) for layer in cache.layers):
+        return inputs
+    new = embeddings.shape[1]
+    if new > 1 and attention_mask is not None and not bool(attention_mask[..., -new:].all()):
+        raise UserError("attention_mask: padding behind a cache with dropped vision tokens; send turns one by one")
+    first = kept_layer(cache, 0)
+    if first is not None:
+        inputs = replace(inputs, position_ids=first.positions(new), attention_mask=first.valid_with(new))
+    return replace(inputs, decode_rows=DecodeRows(llm, cache, embeddings))
+
+
+def image_inputs(
+    model: ProxyVForConditionalGeneration,
+    layout: Layout,
+    text: torch.Tensor,
+    vision: VisionTokens,
+    cache: Cache | None,
+    use_cache: bool | None,
+    labels: torch.Tensor | None,
+) -> tuple[LLMInputs, Layout]:
+    """A prompt with images, before any plan, and its layout.
+
+    Args:
+        layout: of the prompt with P vision tokens a crop; it is resized to what `vision` has.
+        text: (B, L, D) embeddings, anything at placeholders; labels: (B, L).
+    """
+    tokens = vision.values.shape[1]
+    if tokens != layout.vision_rows.shape[1] or vision.counts is not None or vision.extra is not None:
+        layout, index = layout.resized(tokens, vision.counts, 0 if vision.extra is None else vision.extra.shape[1])
+        text = text.gather(1, index.to(text.device)[..., None].expand(-1, -1, text.shape[-1]))
+        if labels is not None:
+            labels = labels.to(index.device).gather(1, index).masked_fill(~layout.given, -100)
+        if cache is not None or (model.config.text_config.use_cache if use_cache is None else use_cache):
+            cache = _knowing(layout, cache, model.config.text_config)
+    embeddings = embed(text, vision, model.image_newline, layout)
+    mask = _stock_mask(layout, embeddings, cast(str, model.language_model.config._attn_implementation))
+    return LLMInputs(embeddings, layout.position_ids.to(embeddings.device), mask, cache, labels), layout
+
+
+def embed(text: torch.Tensor, vision: VisionTokens, newline: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Text embeddings (B, L, D) with vision tokens, newlines (D,) and extra vectors put into their rows.
+
+    Raises UserError where there are not as many crops as the layout has.
+    """
+    crops = len(vision.values)
+    if crops != len(layout.newline_rows):
+        raise UserError(f"pixel_values: {crops} crops, but crops_per_image adds up to {len(layout.newline_rows)}")
+    parts = [
+        (layout.vision_rows.flatten(), vision.values.flatten(0, 1)),
+        (layout.newline_rows, newline.expand(crops, -1)),
+    ]
+    if vision.extra is not None and layout.extra_rows is not None:
+        parts.append((layout.extra_rows.flatten(), vision.extra.flatten(0, 1)))
+    flat = text.flatten(0, 1)
+    for rows, vectors in parts:  # newlines after absent vision tokens, which stand in their rows
+        flat = flat.index_copy(0, rows.to(flat.device), vectors.to(flat.dtype))
+    return flat.view_as(text)
+
+
+def _knowing(layout: Layout, cache: Cache | None, text_config: PreTrainedConfig) -> Cache:
+    """`cache`, or a new one, that knows the rows of a resized layout."""
+    cache = DynamicCache(config=text_config) if cache is None else cache
+    rows = KeptRows(layout.valid, layout.valid.sum(1), not bool(layout.valid.all()))
+    for index in range(text_config.num_hidden_layers):
+        keep_rows(cache, index, rows)
+    return cache
+
+
+def _stock_mask(layout: Layout, embeddings: torch.Tensor, back_end: str) -> Any:
+    """What the stock LM gets as `attention_mask`. Raises UserError for a back-end that cannot take it."""
+    mask = layout.stock_mask()
+    if mask is None:
+        return None
+    if mask.ndim == 2:
+        return mask.to(embeddings.device)
+    if back_end not in BACK_ENDS:
+        raise UserError(f"attention: '{back_end}' cannot take the authors' newline positions; use sdpa or eager")
+    return mask_for(mask.to(embeddings.device), back_end, embeddings.dtype)
