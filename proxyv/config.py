@@ -191,6 +191,15 @@ def suggest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else f"; known are {', '.join(sorted(known))}"
 
 
+def first_difference(one: Any, other: Any, field: str = "") -> tuple[str, Any, Any] | None:
+    """The first field, at any depth, in which two mappings differ, and its two values; None where they are equal."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        below = f"{field}." if field else ""
+        parts = (first_difference(one.get(k), other.get(k), f"{below}{k}") for k in sorted({*one, *other}))
+        return next((part for part in parts if part), None)
+    return None if one == other else (field, one, other)
+
+
 def _read_with_parts(path: Path, parents: tuple[Path, ...]) -> DictConfig:
     """The file with all its parts merged below it; parts of parts included."""
     if path.resolve() in parents:

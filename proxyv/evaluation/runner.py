@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 from transformers import set_seed
 
+from proxyv.config import first_difference
 from proxyv.environment import describe_model, environment
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark, load_suite
@@ -244,10 +245,8 @@ class _Run:
 
 def _difference(old: Any, new: Any, field: str) -> str | None:
     """The first field in which two values differ, in words; None where they are equal."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        parts = (_difference(old.get(key), new.get(key), f"{field}.{key}") for key in sorted({*old, *new}))
-        return next((part for part in parts if part), None)
-    return None if old == new else f"{field} was {old!r} and is {new!r}"
+    found = first_difference(old, new, field)
+    return found and f"{found[0]} was {found[1]!r} and is {found[2]!r}"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from proxyv.train.settings import check_stage
 from proxyv.train.stage import run_stage
 
 
-def train(recipe: Recipe, *, resume: bool = False) -> Path:
+def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None) -> Path:
     """Train a recipe's stages (`run_stages`, or all) and return the run folder; see run_folder.py for what it holds.
 
     Works in one process or under torchrun.
@@ -24,15 +24,16 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
     Args:
         resume: go on with this recipe's interrupted run: finished stages are kept, the interrupted one continues from
             its last checkpoint, with the losses of a run that was never interrupted.
+        folder: the run folder; None: <output_dir>/<name>.
 
     Raises UserError for wrong fields or data, and for a run folder that already holds a run.
     """
-    names, run = stage_names(recipe), run_folder(recipe)
+    names, run = stage_names(recipe), folder or run_folder(recipe)
     for name in names:
         check_stage(recipe, name)
     ranks.connect()
     if ranks.is_main():
-        open_run(recipe, resume)
+        open_run(recipe, run, resume)
     ranks.wait()
     ensure_pages(recipe)
     for name in names:  # before days of training in an earlier stage

@@ -13,12 +13,13 @@ The model of a run is that of its last stage; it is not copied.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from proxyv.config import Recipe, load_recipe, save_recipe, suggest
+from proxyv.config import Recipe, first_difference, load_recipe, save_recipe, suggest
 from proxyv.errors import UserError
 
 RECIPE = "recipe.yaml"
@@ -44,23 +45,30 @@ def run_folder(recipe: Recipe) -> Path:
     return Path(recipe.output_dir) / recipe.name
 
 
-def open_run(recipe: Recipe, resume: bool) -> Path:
+def open_run(recipe: Recipe, run: Path, resume: bool) -> None:
     """Make the run folder with its resolved recipe, or check that it may be continued.
 
     Raises UserError where it holds another recipe's run, or this one's and `resume` is false.
     """
-    run, names = run_folder(recipe), stage_names(recipe)
+    names = stage_names(recipe)
     started = [name for name in names if (run / name).exists()]
     if not started:
         run.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, run / RECIPE)
-        return run
-    if not (run / RECIPE).is_file() or load_recipe(run / RECIPE) != recipe:
-        raise UserError(f"{run} holds the run of another recipe; choose another name or output_dir")
+        return
+    if change := recipe_change(recipe, run):
+        raise UserError(f"{run} holds the run of another recipe; choose another name or output_dir ({change})")
     if not resume:
         state = "a finished run" if is_finished(run / names[-1]) else "an unfinished run"
         raise UserError(f"{run} holds {state} of this recipe; choose another name, or go on with --resume")
-    return run
+
+
+def recipe_change(recipe: Recipe, folder: Path) -> str | None:
+    """The first field in which `recipe` is not the one that lies in the folder, in words; None where it is the same."""
+    if not (folder / RECIPE).is_file():
+        return f"no {RECIPE} lies there"
+    change = first_difference(asdict(load_recipe(folder / RECIPE)), asdict(recipe))
+    return change and f"{change[0]} was {change[1]!r} and is {change[2]!r}"
 
 
 def is_finished(stage_folder: Path) -> bool:
