@@ -7,16 +7,16 @@ name: `proxyv train RECIPE --method.start_layer 16`.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from proxyv.config import Recipe, load_recipe
 from proxyv.errors import UserError
+from proxyv.printing import flat_lines, show, suite_lines, write
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -95,7 +95,29 @@ def run_eval(args: argparse.Namespace) -> None:
         seed=args.seed,
         recipe=loaded.recipe,
     )
-    _show(result, args.json, _suite_lines(result))
+    show(result, args.json, suite_lines(result))
+
+
+def run_sweep(args: argparse.Namespace) -> None:
+    """Count, train and evaluate many recipes over several seeds, into one table; what is finished is kept."""
+    from proxyv.sweep import failures, sweep, sweep_table
+    from proxyv.train.ranks import is_main
+
+    with redirect_stdout(sys.stderr):  # what steps print is progress here; the result alone goes to stdout
+        results = sweep(
+            args.paths,
+            args.output,
+            do=args.do.split(","),
+            seeds=args.seeds,
+            shared=[] if args.shared == "none" else args.shared.split(","),
+            batch_size=args.batch_size,
+            device=args.device,
+            overrides=args.overrides,
+        )
+    if is_main():
+        show(results, args.json, [sweep_table(results)])
+    if told := failures(results):
+        raise UserError(told)
 
 
 def run_report(args: argparse.Namespace) -> None:
@@ -115,8 +137,8 @@ def run_profile(args: argparse.Namespace) -> None:
     from proxyv.profiling import profile_recipe
 
     result = profile_recipe(_recipe(args), crops=args.crops, text_tokens=args.text_tokens, compare=args.compare)
-    _write(args.output, result)
-    _show(result, args.json, _flat_lines(result))
+    write(args.output, result)
+    show(result, args.json, flat_lines(result))
 
 
 def run_bench(args: argparse.Namespace) -> None:
@@ -139,8 +161,8 @@ def run_bench(args: argparse.Namespace) -> None:
         attention=args.attention,
         fold=args.fold,
     )
-    _write(args.output, result)
-    _show(result, args.json, _flat_lines(result))
+    write(args.output, result)
+    show(result, args.json, flat_lines(result))
 
 
 def run_generate(args: argparse.Namespace) -> None:
@@ -149,7 +171,7 @@ def run_generate(args: argparse.Namespace) -> None:
 
     loaded = load_for_evaluation(args.model, args.device, args.dtype, args.attention, args.load_in)
     text = answer(loaded, args.prompt, args.image, args.max_new_tokens)
-    _show({"answer": text}, args.json, [text])
+    show({"answer": text}, args.json, [text])
 
 
 def run_check_data(args: argparse.Namespace) -> None:
@@ -157,7 +179,7 @@ def run_check_data(args: argparse.Namespace) -> None:
     from proxyv.data import check_data
 
     report = check_data(_recipe(args))
-    _show(report.as_dict(), args.json, report.lines())
+    show(report.as_dict(), args.json, report.lines())
     if report.problems:
         raise UserError(f"{len(report.problems)} problem(s) in the data; they are listed above")
 
@@ -193,7 +215,7 @@ def run_merge(args: argparse.Namespace) -> None:
     figures = merge_folder(args.source, args.target, args.dtype)
     difference, tolerance = figures["largest_difference"], figures["tolerance"]
     checked = f"merged logits differ from the adapted model's by {difference:.2g} at most; tolerance {tolerance:.2g}"
-    _show(figures, args.json, [args.target, checked])
+    show(figures, args.json, [args.target, checked])
 
 
 def run_doctor(args: argparse.Namespace) -> None:
@@ -201,7 +223,7 @@ def run_doctor(args: argparse.Namespace) -> None:
     from proxyv.doctor import diagnose
 
     report = diagnose()
-    _show(report.as_dict(), args.json, report.lines())
+    show(report.as_dict(), args.json, report.lines())
     if report.faults:
         raise UserError("; ".join(report.faults))
 
@@ -245,6 +267,16 @@ def _add_training(add: Add) -> None:
     sub = add("train", run_train, f"{RECIPE_EXAMPLE} --data_root data --stages.finetune.micro_batch_size 2")
     _add_recipe(sub)
     sub.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+
+    sub = add("sweep", run_sweep, "configs/recipes/tiny-*.yaml --seeds 0 1 2 --shared tower,text,caption", figures=True)
+    sub.set_defaults(overridable=True)
+    sub.add_argument("paths", nargs="+", help="recipe YAML files, or folders of them; --field.subfield value for all")
+    sub.add_argument("--output", default="runs/sweep", help="folder for runs, sweep.json, table and plot")
+    sub.add_argument("--do", default="profile,train,eval", help="steps, comma-separated (default: profile,train,eval)")
+    sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the training (default: 0)")
+    sub.add_argument("--shared", default="none", help="stages to train once per seed for all recipes (default: none)")
+    sub.add_argument("--batch_size", type=int, default=1, help="samples at once in the evaluation")
+    sub.add_argument("--device", help="of the evaluation: cpu, cuda, … (default: cuda where there is one)")
 
     sub = add("check-data", run_check_data, f"{RECIPE_EXAMPLE} --data_root data", figures=True)
     _add_recipe(sub)
@@ -343,38 +375,6 @@ def _add_model(sub: argparse.ArgumentParser) -> None:
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     return load_recipe(args.recipe, args.overrides)
-
-
-def _show(figures: dict[str, Any], as_json: bool, lines: Sequence[str]) -> None:
-    print(json.dumps(figures, indent=1) if as_json else "\n".join(lines))
-
-
-def _write(path: str | None, figures: dict[str, Any]) -> None:
-    if path is not None:
-        from proxyv.evaluation.results import write_json
-
-        write_json(Path(path), figures)
-
-
-def _flat_lines(figures: dict[str, Any], prefix: str = "") -> list[str]:
-    """One "name: value" line for each figure, large counts with thousands separators."""
-    lines = []
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            lines += _flat_lines(value, f"{prefix}{name}.")
-        else:
-            shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
-            lines.append(f"{prefix}{name}: {shown}")
-    return lines
-
-
-def _suite_lines(result: dict[str, Any]) -> list[str]:
-    """One line a benchmark, then the suite's own score."""
-    lines = [
-        f"{name}: {of['main']} {of['main_score']:.2f} ({of['num_samples']} samples)"
-        for name, of in result["benchmarks"].items()
-    ]
-    return [*lines, f"{result['title']}: {result['score_name']} {result['score']:.2f}"]
 
 
 if __name__ == "__main__":

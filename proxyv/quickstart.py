@@ -14,11 +14,11 @@ from pathlib import Path
 from proxyv.config import Recipe, load_recipe
 from proxyv.environment import default_device
 from proxyv.errors import UserError
-from proxyv.evaluation import evaluate_suite
-from proxyv.evaluation.loading import load_for_evaluation
 from proxyv.evaluation.results import write_json
 from proxyv.profiling import bench_recipe, profile_recipe
 from proxyv.report import make_report
+from proxyv.sweep.run import evaluate_run
+from proxyv.sweep.shared import own_recipe, shared_recipe
 from proxyv.train import train
 
 RECIPES = Path(__file__).parents[1] / "configs" / "recipes"
@@ -54,10 +54,11 @@ def quickstart(output: Path, *, smoke: bool = False, seed: int = 0, overrides: S
         *(SMOKE if smoke else ()),
         *overrides,
     ]
-    shared = _shared(settings)
-    _say(start, f"training the shared stages: {', '.join(shared.run_stages or [])}")
-    foundation = train(shared, resume=True)
-    runs = [_run(name, settings, foundation, start, smoke) for name in COMPARED]
+    recipes = [load_recipe(RECIPES / f"{name}.yaml", settings) for name in COMPARED]
+    shared = [stage for stage in recipes[0].stages if stage != OWN_STAGE]
+    _say(start, f"training the shared stages: {', '.join(shared)}")
+    foundation = train(shared_recipe(recipes, shared, "tiny-shared"), resume=True)
+    runs = [_run(own_recipe(recipe, shared, foundation), start, smoke) for recipe in recipes]
     report = output / "report"
     make_report(runs, report)
     print((report / "report.md").read_text(encoding="utf-8"))
@@ -65,31 +66,13 @@ def quickstart(output: Path, *, smoke: bool = False, seed: int = 0, overrides: S
     return report
 
 
-def _shared(settings: Sequence[str]) -> Recipe:
-    recipe = load_recipe(RECIPES / f"{COMPARED[0]}.yaml", [*settings, "name=tiny-shared"])
-    recipe.run_stages = [stage for stage in recipe.stages if stage != OWN_STAGE]
-    return recipe
-
-
-def _run(name: str, settings: Sequence[str], foundation: Path, start: float, smoke: bool) -> Path:
+def _run(recipe: Recipe, start: float, smoke: bool) -> Path:
     """Train, evaluate, count and time one recipe; returns its run folder."""
-    recipe = load_recipe(RECIPES / f"{name}.yaml", [*settings, f"start_from={foundation}"])
-    recipe.run_stages = [OWN_STAGE]
-    _say(start, f"training {name}")
+    _say(start, f"training {recipe.name}")
     run = train(recipe, resume=True)
-    _say(start, f"evaluating {name}")
-    loaded = load_for_evaluation(run)
-    evaluate_suite(
-        loaded.model,
-        loaded.processor,
-        recipe.suite or "synthetic",
-        data_root=recipe.data_root,
-        output_dir=run / "eval",
-        batch_size=EVAL_BATCH,
-        resume=True,
-        recipe=loaded.recipe,
-    )
-    _say(start, f"measuring {name}")
+    _say(start, f"evaluating {recipe.name}")
+    evaluate_run(recipe, run, batch_size=EVAL_BATCH)
+    _say(start, f"measuring {recipe.name}")
     write_json(run / "profile.json", profile_recipe(recipe, compare="full"))
     write_json(
         run / "bench.json",

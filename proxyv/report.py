@@ -6,15 +6,15 @@ A run is a folder that holds any of
     profile.json                                      decoder_flops, decoder_flops_reduction, …
     bench.json                                        prefill_time_ratio, …
 
-Runs of one recipe name (several seeds) make one row: mean ± sample standard deviation. What no file tells is
-shown as "–". No figure is ever typed by hand.
+The runs of a sweep are read from its own result file, sweep.json (proxyv/sweep). Runs of one recipe name (several
+seeds) make one row: mean ± sample standard deviation. What no file tells is shown as "–". No figure is ever typed by
+hand.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,9 @@ from proxyv.published import published_figure
 
 ABSENT = "–"
 FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED = "decoder GFLOPs", "FLOPs reduction %", "published FLOPs reduction %"
-PREFILL_SAVED = "prefill time reduction %"
+TOTAL_SAVED, PREFILL_SAVED, LOSS = "total FLOPs reduction %", "prefill time reduction %", "final training loss"
+COSTS = (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, TOTAL_SAVED, PREFILL_SAVED, LOSS)
+SWEEP = "sweep.json"
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Run:
     costs: dict[str, float] = field(default_factory=dict)
     protocols: dict[str, str] = field(default_factory=dict)
     unfinished: list[str] = field(default_factory=list)
+    failed: str | None = None  # why a sweep has no figures of it
 
     @property
     def figures(self) -> dict[str, float]:
@@ -103,18 +106,48 @@ def replace_table(document: str | Path, name: str, table: str) -> Path:
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """All runs below the folders, or behind the single files, of `paths`."""
+    """All runs below the folders, or behind the single files, of `paths`; a sweep's folder stands for its result."""
     files: dict[Path, set[Path]] = {}
+    runs: list[Run] = []
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; give run folders or result files")
+        sweep = path if path.name == SWEEP else path / SWEEP
+        if sweep.is_file():
+            runs += read_sweep(read_json(sweep))
+            continue
         for file in [path] if path.is_file() else sorted(path.rglob("*.json")):
             if _holds_results(file, named=path.is_file()):
                 folder = file.parent.parent if file.parent.name == "eval" else file.parent
                 files.setdefault(folder.resolve(), set()).add(file.resolve())
-    if not files:
+    if not files and not runs:
         raise UserError(f"{', '.join(map(str, paths))}: no results here; run `proxyv eval` first")
-    return [_read_run(folder, sorted(files[folder])) for folder in sorted(files)]
+    return runs + [_read_run(folder, sorted(files[folder])) for folder in sorted(files)]
+
+
+def read_sweep(results: Mapping[str, Any]) -> list[Run]:
+    """A run for each recipe and seed in the content of a sweep's result file; see proxyv/sweep/results.py."""
+    runs = []
+    for name, recipe in results["recipes"].items():
+        whole = Run(Path(name), name)  # stands alone where the recipe was only counted
+        _read_profile(whole, recipe["profile"])
+        saved = _find(recipe["profile"], "total_flops_reduction")
+        if saved is not None:
+            whole.costs[TOTAL_SAVED] = 100 * saved
+        seeds = []
+        for seed, result in recipe["runs"].items():
+            run = Run(Path(f"seed {seed}"), name, costs=dict(whole.costs))
+            for part in result["benchmarks"].values():
+                run.scores[_column(part)] = part["main_score"]
+                run.protocols[_column(part)] = part["protocol"]
+            if result["suite"]:
+                run.suites[_suite_column(result["suite"])] = result["suite"]["score"]
+            if result["training"]:
+                run.costs[LOSS] = result["training"]["loss"]
+            seeds.append(run)
+        seeds += [Run(Path(what), name, failed=message) for what, message in recipe["failed"].items()]
+        runs += seeds or [whole]
+    return runs
 
 
 def _holds_results(file: Path, named: bool) -> bool:
@@ -150,14 +183,21 @@ def _read_scores(run: Run, file: Path, result: Mapping[str, Any]) -> None:
         return
     parts = {result["benchmark"]: result} if result["kind"] == "benchmark" else result["benchmarks"]
     for part in parts.values():
-        column = f"{part['title']} ({part['main']})"
-        run.scores[column] = part["main_score"]
-        run.protocols[column] = _protocol(part, result.get("metrics_version"))
+        run.scores[_column(part)] = part["main_score"]
+        run.protocols[_column(part)] = protocol(part, result.get("metrics_version"))
     if result["kind"] == "suite":
-        run.suites[f"{result['title']}: {result['score_name']}"] = result["score"]
+        run.suites[_suite_column(result)] = result["score"]
 
 
-def _protocol(part: Mapping[str, Any], metrics_version: str | None) -> str:
+def _column(benchmark: Mapping[str, Any]) -> str:
+    return f"{benchmark['title']} ({benchmark['main']})"
+
+
+def _suite_column(suite: Mapping[str, Any]) -> str:
+    return f"{suite['title']}: {suite['score_name']}"
+
+
+def protocol(part: Mapping[str, Any], metrics_version: str | None) -> str:
     """Samples, split, prompt and versions of one benchmark's result."""
     definition = part.get("benchmark_definition") or {}
     prompt = {key: value for key, value in (definition.get("prompt") or {}).items() if value}
@@ -200,9 +240,12 @@ def tabulate(runs: Sequence[Run]) -> Table:
         groups.setdefault(run.recipe, []).append(run)
     suites = _ordered(run.suites for run in runs)
     present = _ordered(run.costs for run in runs)
-    costs = [name for name in (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, PREFILL_SAVED) if name in present]
+    costs = [name for name in COSTS if name in present]
     columns = [*_ordered(run.scores for run in runs), *suites, *costs]
-    rows = [Row(recipe, len(group), _figures(group, columns)) for recipe, group in groups.items()]
+    rows = [
+        Row(recipe, sum(run.failed is None for run in group), _figures(group, columns))
+        for recipe, group in groups.items()
+    ]
     return Table(rows, columns, suites, _notes(runs))
 
 
@@ -215,8 +258,7 @@ def _figures(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, Figure]:
     for column in columns:
         values = [run.figures[column] for run in runs if column in run.figures]
         if values:
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            figures[column] = Figure(statistics.fmean(values), spread, len(values))
+            figures[column] = Figure.of(values)
     return figures
 
 
@@ -228,6 +270,7 @@ def _notes(runs: Sequence[Run]) -> list[str]:
         warning = "runs differ, their scores are not comparable: " if len(told) > 1 else ""
         notes.append(f"{column}: {warning}{' / '.join(told)}.")
     notes += [f"{run.folder.name}: {name} is unfinished and left out." for run in runs for name in run.unfinished]
+    notes += [f"{run.recipe}, {run.folder}: failed: {run.failed}" for run in runs if run.failed]
     return notes
 
 
@@ -247,10 +290,9 @@ def _cell(row: Row, column: str) -> str:
     figure = row.figures.get(column)
     if figure is None:
         return ABSENT
-    decimals = 2 if column == FLOPS and abs(figure.mean) < 100 else 1
-    counted = (
-        column in (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED) and figure.spread == 0
-    )  # not measured, so no spread to speak of
+    decimals = 3 if column == LOSS else 2 if column == FLOPS and abs(figure.mean) < 100 else 1
+    # Counted, not measured: no spread to speak of.
+    counted = column in (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, TOTAL_SAVED) and figure.spread == 0
     return f"{figure.mean:.{decimals}f}" if counted else figure.text(decimals)
 
 
@@ -259,14 +301,15 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def write_csv(table: Table, path: Path) -> None:
-    """One line per recipe; each column with its unrounded mean, spread and number of runs; absent ones empty."""
+    """One line per recipe; each column with its unrounded mean, spread and number of runs; absent ones, and the spread
+    of a single run, empty."""
     parts = ("mean", "spread", "runs")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["recipe", *[f"{column} {part}" for column in table.columns for part in parts]])
         for row in table.rows:
             figures = [row.figures.get(column) for column in table.columns]
-            cells = [[f.mean, f.spread, f.runs] if f else ["", "", ""] for f in figures]
+            cells = [[f.mean, f.spread if f.runs > 1 else "", f.runs] if f else ["", "", ""] for f in figures]
             writer.writerow([row.recipe, *[value for cell in cells for value in cell]])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ class Figure:
     mean: float
     spread: float
     runs: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Figure:
+        """The figure of one value a run."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
 
     def text(self, decimals: int) -> str:
         """For tables: "81.2", or "81.2 ± 0.7" over several runs."""

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from transformers.utils import is_flash_attn_2_available, is_kernels_available
@@ -117,7 +118,7 @@ def test_recipe_without_data(capsys, tmp_path):
 
 
 COMMANDS = ("quickstart", "train", "eval", "report", "profile", "bench", "generate")
-COMMANDS += ("convert", "merge", "export", "doctor")
+COMMANDS += ("sweep", "convert", "merge", "export", "doctor")
 
 
 @pytest.mark.parametrize("command", (*COMMANDS, "check-data", "show-sample"))
@@ -166,6 +167,31 @@ def test_train_eval_generate_show_and_check(capsys, tmp_path):
         from proxyv.train import train
 
         train(recipe)
+
+
+def test_sweep(capsys, tmp_path):
+    """The result alone on stdout; a failing recipe's line and exit code 2; one line for wrong input."""
+    for name, method in (("good", METHODS[1]), ("bad", {**METHODS[1], "start_layer": 9})):
+        recipe = record_recipe(tmp_path, [record(str(i), "which word", "AB") for i in range(8)])
+        save_recipe(replace(recipe, name=name, method=method), tmp_path / f"{name}.yaml")
+    good, bad = str(tmp_path / "good.yaml"), str(tmp_path / "bad.yaml")
+    options = ("--output", str(tmp_path / "sweep"), "--do", "profile,train", "--stages.only.steps", "2")
+    main(["sweep", good, *options, "--seeds", "0", "1", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["recipes"]["good"]["seeds"] == [0, 1]
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", good, bad, *options])
+    shown = capsys.readouterr()
+    assert stop.value.code == 2 and "| good | 2 |" in shown.out.splitlines()[3]
+    message = (
+        "1 of 2 recipes failed: bad (profile, seed 0): method.start_layer: 9 is not a layer of the LLM; use 0 to 2"
+    )
+    assert shown.err.splitlines()[-1] == f"proxyv sweep: {message}"
+    with pytest.raises(SystemExit):
+        main(["sweep", good, *options[:-1], "3"])
+    assert "another recipe: stages.only.steps was 2 and is 3; choose another --output" in capsys.readouterr().err
+    assert "suite: the recipe names none; add --suite" in fails(capsys, "sweep", good, "--output", str(tmp_path / "x"))
+    assert "cannot be shared" in fails(capsys, "sweep", good, "--do", "train", "--shared", "only")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,7 @@ SCRIPT = """
 """
 
 
+ONE = dict(steps=2, micro_batch_size=1)
 ZERO_3 = {
     **dict.fromkeys(["train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"], "auto"),
     "gradient_clipping": "auto",
@@ -49,14 +51,16 @@ def train_on_two(recipe, folder, *options):
     script.write_text(textwrap.dedent(SCRIPT))
     save_recipe(recipe, recipe_file)
     assert load_recipe(recipe_file) == recipe
+    return launch([str(script), str(recipe_file), *options], folder)
+
+
+def launch(arguments, folder):
+    """Run a script or module on two processes in `folder`."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     return subprocess.run(
-        [*launcher, str(script), str(recipe_file), *options],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=environment,
+        [*launcher, *arguments], capture_output=True, text=True, timeout=200, env=environment, cwd=folder
     )
 
 
@@ -88,6 +92,17 @@ def test_two_processes_train_as_one_and_resume(tmp_path, zero):
     done = train_on_two(recipe, tmp_path, "--resume")
     assert done.returncode == 0, done.stderr[-3000:]
     assert figures(two, "mixed") == expected
+
+
+def test_two_processes_sweep(tmp_path):
+    recipe = page_recipe(tmp_path, base=stage(["text"], train=["llm"], **ONE), own=stage(["captions"], **ONE))
+    save_recipe(recipe, tmp_path / "tiny.yaml")
+    arguments = ["tiny.yaml", "--output", "sweep", "--do", "train", "--shared", "base", "--seeds", "0", "1"]
+    done = launch(["-m", "proxyv", "sweep", *arguments], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert list(result["recipes"]["tiny"]["runs"]) == list(result["shared"]) == ["0", "1"]
+    assert done.stderr.count("proxyv sweep: [2/2] tiny, seed 1") == 1
 
 
 def test_wrong_input_ends_all_processes(tmp_path):

@@ -1,0 +1,42 @@
+"""How commands show figures: as JSON, as lines, in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def show(figures: dict[str, Any], as_json: bool, lines: Sequence[str]) -> None:
+    """Print figures as JSON, or else these lines."""
+    print(json.dumps(figures, indent=1) if as_json else "\n".join(lines))
+
+
+def write(path: str | None, figures: dict[str, Any]) -> None:
+    """Write figures as JSON where a path is given."""
+    if path is not None:
+        from proxyv.evaluation.results import write_json
+
+        write_json(Path(path), figures)
+
+
+def flat_lines(figures: dict[str, Any], prefix: str = "") -> list[str]:
+    """One "name: value" line for each figure, large counts with thousands separators."""
+    lines = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            lines += flat_lines(value, f"{prefix}{name}.")
+        else:
+            shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+            lines.append(f"{prefix}{name}: {shown}")
+    return lines
+
+
+def suite_lines(result: dict[str, Any]) -> list[str]:
+    """One line a benchmark, then the suite's own score."""
+    lines = [
+        f"{name}: {of['main']} {of['main_score']:.2f} ({of['num_samples']} samples)"
+        for name, of in result["benchmarks"].items()
+    ]
+    return [*lines, f"{result['title']}: {result['score_name']} {result['score']:.2f}"]
