@@ -63,7 +63,9 @@ class DroppingMethod(Method):
     def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> DroppingPlan:
         llm = model.language_model
         schedule = self.schedule(llm.config.num_hidden_layers)
-        return DroppingPlan(self, schedule, llm, embeddings, live_rows(layout, embeddings.device))
+        # Detached: with gradient checkpointing, a layer's second pass must record what its first one did.
+        like = embeddings.detach()
+        return DroppingPlan(self, schedule, llm, like, live_rows(layout, like.device))
 
 
 class Ranking(nn.Module):
