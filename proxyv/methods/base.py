@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:  # proxyv.model imports this module
     from proxyv.model.configuration import ProxyVConfig
@@ -50,6 +51,11 @@ class Prompt(NamedTuple):
 
     input_ids: torch.Tensor  # (B, L) int64, placeholders at vision and newline rows
     layout: Layout  # before anything is merged
+
+
+class Selection(nn.Module):
+    """A module inside decoder layers that chooses among vision tokens, and does nothing else: profiles show its cost
+    beside the layers'. What a method computes before the LLM is told apart without a mark."""
 
 
 class Plan:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
-from proxyv.methods.base import Method, Plan
+from proxyv.methods.base import Method, Plan, Selection
 from proxyv.methods.live_rows import LiveRows, live_rows, received_attention, take_rows
 from proxyv.model.cache import DecodeRows, KeptRows, Stretch, keep_rows, row_mask
 from proxyv.model.families import Family, family_of, layer_class
@@ -68,8 +68,8 @@ class DroppingMethod(Method):
         return DroppingPlan(self, schedule, llm, like, live_rows(layout, like.device))
 
 
-class Ranking(nn.Module):
-    """The ranking of one layer; a module of its own, so that its cost can be told from the layer's."""
+class Ranking(Selection):
+    """The ranking of one layer."""
 
     def forward(self, layer: Any, family: Family, hidden: torch.Tensor, rows: LiveRows, tables: Any) -> torch.Tensor:
         """See `received_attention`."""
