@@ -1,4 +1,4 @@
-"""What proxy layers need for one prefill: where proxies stand, which rows ask, what each may see.
+"""What proxy layers need for one prefill, beside what `asking_rows` says: where proxies stand, what each may see.
 
 Letters: B samples, L rows, M proxy rows per sample (padded), E = L + M, C crops of the batch, P vision tokens and
 p proxies per crop, Q query rows per sample (padded).
@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from proxyv.methods.base import Plan
-from proxyv.model.attention import mask_for
+from proxyv.methods.asking_rows import AskingPlan, QueryRows, query_rows, text_rows
 from proxyv.model.layout import Layout
 
 
@@ -24,40 +23,15 @@ class Visibility:
     text_sees_proxies: bool
 
 
-@dataclass(frozen=True)
-class QueryRows:
-    """The rows that go through attention and FFN in one layer, and the way back to all rows."""
-
-    index: torch.Tensor  # (B, Q) flat rows; padding slots repeat a real row
-    vision_rows: torch.Tensor  # (C, P) flat rows
-    source: torch.Tensor  # (rows,) for each flat row its place in [vision rows | query rows | zero row]
-    mask: torch.Tensor  # (B, 1, Q, K), as the back-end reads it
-    keys: int  # K: rows of each sample that give keys and values; no proxies where nobody would see them
-    cos: torch.Tensor  # (B, Q, head size) rotary tables of the queries
-    sin: torch.Tensor
-
-    def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """(B, K, D) → the query rows (B, Q, D)."""
-        return rows.flatten(0, 1)[self.index]
-
-    def scatter(self, vision: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """Put vision rows (C, P, D) and query rows (B, Q, D) back: (B, K, D). Padding rows become zero."""
-        parts = [vision.flatten(0, 1), queries.flatten(0, 1), queries.new_zeros(1, queries.shape[-1])]
-        return torch.cat(parts)[self.source].view(queries.shape[0], -1, queries.shape[-1])
-
-
 @dataclass
-class ProxyPlan(Plan):
-    """One prefill's plan. `splat` is filled in by the start layer (non-spatial proxies only)."""
+class ProxyPlan(AskingPlan):
+    """One prefill's plan; rows are those of the prompt and, behind them, proxies. `splat` is filled in by the start
+    layer (non-spatial proxies only)."""
 
-    length: int  # L
+    with_proxies: QueryRows  # text, newlines and proxies ask
     vision_rows: torch.Tensor  # (C, P) flat rows while there are no proxies yet
     proxy_source: torch.Tensor  # (B, M) place of each proxy row in [proxies of all crops | zero row]
     proxy_slots: torch.Tensor  # (C, p) place of each proxy among the flat query rows (B · Q)
-    middle: QueryRows  # text, newlines and proxies ask
-    last: QueryRows  # text and newlines ask
-    cos: torch.Tensor  # (B, E, head size) rotary tables of all rows
-    sin: torch.Tensor
     splat: torch.Tensor | None = None  # (C, P, p)
     splat_detached: bool = False  # made where no gradient is recorded
 
@@ -94,44 +68,30 @@ def make_proxy_plan(
     """
     slots, rows = _place_proxies(layout, proxies_per_crop)
     samples, length, width = layout.batch_size, layout.length, rows.position.shape[1]
-    offsets = torch.arange(samples, device=slots.device)[:, None]
     sample_of_crop = layout.sample_of_crop[:, None]
     proxy_source = torch.full((samples, width - length), slots.numel(), device=slots.device)
     proxy_source[sample_of_crop, slots] = torch.arange(slots.numel(), device=slots.device).view_as(slots)
 
-    others, others_valid = _compact(layout.valid & ~rows.is_vision[:, :length])
+    others, others_valid = text_rows(layout)
     proxy_index = torch.arange(length, width, device=slots.device).expand(samples, -1)
     asking = torch.cat([others, proxy_index], 1)
     asking_valid = torch.cat([others_valid, rows.valid[:, length:]], 1)
     # `forward`, not a call: sharded training records which modules are called, in the same order on all ranks.
-    cos, sin = rotary.forward(like, rows.position.to(like.device))
+    tables = rotary.forward(like, rows.position.to(like.device))
 
-    def query_rows(index: torch.Tensor, valid: torch.Tensor, keys: int) -> QueryRows:
-        vision = layout.vision_rows % length + sample_of_crop * keys
-        flat = index + offsets * keys
-        visible = (
-            _visible(rows, visibility, index, keys) | ~valid[:, :, None]
-        )  # padding slots: any finite result will do
-        on = index.to(like.device)[..., None].expand(-1, -1, cos.shape[-1])
-        return QueryRows(
-            flat.to(like.device),
-            vision.to(like.device),
-            _source(flat, valid, vision, samples * keys).to(like.device),
-            mask_for(visible[:, None].to(like.device), back_end, like.dtype),
-            keys,
-            cos.gather(1, on),
-            sin.gather(1, on),
-        )
+    def ask(index: torch.Tensor, valid: torch.Tensor, keys: int) -> QueryRows:
+        return query_rows(layout, index, valid, _visible(rows, visibility, index, keys), tables, back_end, like)
 
     return ProxyPlan(
-        length,
-        layout.vision_rows.to(like.device),
-        proxy_source.to(like.device),
-        (sample_of_crop * asking.shape[1] + others.shape[1] + slots).to(like.device),
-        query_rows(asking, asking_valid, width),
-        query_rows(others, others_valid, width if visibility.text_sees_proxies else length),
-        cos,
-        sin,
+        length=length,
+        # No proxies where nobody would see them.
+        text=ask(others, others_valid, width if visibility.text_sees_proxies else length),
+        with_proxies=ask(asking, asking_valid, width),
+        cos=tables[0],
+        sin=tables[1],
+        vision_rows=layout.vision_rows.to(like.device),
+        proxy_source=proxy_source.to(like.device),
+        proxy_slots=(sample_of_crop * asking.shape[1] + others.shape[1] + slots).to(like.device),
     )
 
 
@@ -160,13 +120,6 @@ def _place_proxies(layout: Layout, proxies_per_crop: int) -> tuple[torch.Tensor,
     )
 
 
-def _compact(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row numbers of the chosen rows of (B, L), moved to the front: (B, Q) and which of them are real."""
-    count = int(chosen.sum(1).max())
-    index = (~chosen).int().argsort(dim=1, stable=True)[:, :count]
-    return index, chosen.gather(1, index)
-
-
 def _visible(rows: _Rows, visibility: Visibility, index: torch.Tensor, keys: int) -> torch.Tensor:
     """(B, Q, keys) bool: causal by position, but for what `visibility` denies."""
     before = rows.position[:, None, :keys] <= rows.position.gather(1, index)[:, :, None]
@@ -174,11 +127,3 @@ def _visible(rows: _Rows, visibility: Visibility, index: torch.Tensor, keys: int
     from_proxies = rows.is_vision[:, None, :keys] & (not visibility.proxies_see_vision)
     from_others = rows.is_proxy[:, None, :keys] & (not visibility.text_sees_proxies)
     return before & rows.valid[:, None, :keys] & ~torch.where(asks_as_proxy, from_proxies, from_others)
-
-
-def _source(flat: torch.Tensor, valid: torch.Tensor, vision: torch.Tensor, total: int) -> torch.Tensor:
-    """(total,) for each flat row its place in [vision rows | query rows | zero row]."""
-    source = torch.full((total,), vision.numel() + flat.numel(), device=flat.device)
-    source[vision.flatten()] = torch.arange(vision.numel(), device=flat.device)
-    source[flat[valid]] = vision.numel() + torch.arange(flat.numel(), device=flat.device)[valid.flatten()]
-    return source

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
@@ -23,10 +23,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from proxyv.config import suggest
 from proxyv.errors import UserError
-from proxyv.methods.base import Method
-from proxyv.methods.proxy_plan import ProxyPlan, QueryRows, Visibility, make_proxy_plan
-from proxyv.model.attention import attend, masked_back_end
-from proxyv.model.families import Family, family_of, layer_class, rotate
+from proxyv.methods.asking_rows import AskingLayer, AskingMethod, check_hidden_ratio
+from proxyv.methods.proxy_plan import ProxyPlan, Visibility, make_proxy_plan
+from proxyv.model.attention import masked_back_end
 from proxyv.model.layout import Layout
 
 if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
@@ -37,12 +36,11 @@ Project = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class ProxyMethod(Method):
-    """What spatial and non-spatial proxies share; `start_layer` counts from 0."""
+class ProxyMethod(AskingMethod):
+    """What spatial and non-spatial proxies share."""
 
     modules: ClassVar[tuple[str, ...]] = ("guided_update", "proxy_initializer")
 
-    start_layer: int = 12
     hidden_ratio: int = 4  # guided update: LLM width / hidden width
     # Where paper and released code disagree; the defaults are the released code's, `true` is the paper's.
     proxies_see_vision: bool = False
@@ -60,30 +58,12 @@ class ProxyMethod(Method):
         """Bring proxies (C, p, D) through `project` (D → m) to every vision token: (C, P, m)."""
         raise NotImplementedError
 
-    def check(self, config: ProxyVConfig, tokens: int) -> None:
-        text_config = config.text_config
-        family_of(text_config)
-        if getattr(text_config, "resid_pdrop", 0.0):
-            raise UserError("llm.config.resid_pdrop: dropout inside the layers is not supported; set it to 0")
-        layers = text_config.num_hidden_layers
-        if not 0 <= self.start_layer < layers:
-            raise UserError(f"method.start_layer: {self.start_layer} is not a layer of the LLM; use 0 to {layers - 1}")
-        if self.hidden_ratio < 1 or text_config.hidden_size % self.hidden_ratio:
-            raise UserError(
-                f"method.hidden_ratio: {self.hidden_ratio} does not divide the LLM's width "
-                f"{text_config.hidden_size}; use a divisor"
-            )
+    def mixin(self) -> type[AskingLayer]:
+        return ProxyVLayer
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
-        llm = model.language_model
-        family, config = family_of(llm.config), llm.config
-        mixed = layer_class(ProxyVLayer, family.layer)
-        for index in range(self.start_layer, config.num_hidden_layers):
-            layer = llm.model.layers[index]
-            layer.__class__ = mixed
-            layer.take_method(self, family, config, tokens, index)
-        # Sharding and device placement must keep these layers whole, like the parent class.
-        llm._no_split_modules = {*(llm._no_split_modules or ()), mixed.__name__}
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        super().check(config, tokens)
+        check_hidden_ratio(self.hidden_ratio, config.text_config)
 
     def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> ProxyPlan:
         llm = model.language_model
@@ -203,64 +183,31 @@ class GuidedUpdate(nn.Module):
         return super().train(mode)
 
 
-class ProxyVLayer(nn.Module):
-    """Mixin in front of a Hugging Face decoder layer. With a plan (prefill with images), proxies, text and
-    newlines go through attention and FFN and the proxies guide the update of the vision tokens; without one
-    (decoding, text only) it is the plain parent layer."""
+class ProxyVLayer(AskingLayer):
+    """With images, proxies, text and newlines go through attention and FFN and the proxies guide the update of the
+    vision tokens."""
 
-    method: ProxyMethod
-    family: Family
-    # The parent layer's own modules.
-    self_attn: Any
-    mlp: Any
-    input_layernorm: Any
-    post_attention_layernorm: Any
-
-    def take_method(
-        self, method: ProxyMethod, family: Family, config: PreTrainedConfig, tokens: int, index: int
-    ) -> None:
-        """Add this method's modules to an existing decoder layer."""
-        self.method, self.family, self.tokens = method, family, tokens
+    def take_method(self, method: ProxyMethod, config: PreTrainedConfig, tokens: int, index: int) -> None:
+        """As the parent's."""
+        super().take_method(method, config, tokens, index)
+        self.tokens = tokens
         self.is_start = index == method.start_layer
-        self.is_last = index == config.num_hidden_layers - 1
         size = config.hidden_size
-        if not self.is_last:  # nothing reads the vision tokens after the last layer
+        if not self.is_last:
             self.guided_update = GuidedUpdate(size, size // method.hidden_ratio, config.rms_norm_eps)
         if self.is_start and (not self.is_last or method.text_sees_proxies):
             self.proxy_initializer = method.make_initializer(size, tokens)
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = False,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        vision_plan: ProxyPlan | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def _with_images(self, hidden: torch.Tensor, plan: ProxyPlan, cache: Cache | None) -> torch.Tensor:
         """(B, rows, D) → (B, rows, D). Proxies ride behind the rows from the start layer to the last."""
-        plan = vision_plan
-        if plan is None:
-            hidden_states = super().forward(
-                hidden_states,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                position_embeddings=position_embeddings,
-                **kwargs,
-            )
-            return self._touch(hidden_states)
         if hasattr(self, "proxy_initializer"):
-            proxies, plan.splat = self.proxy_initializer(hidden_states.flatten(0, 1)[plan.vision_rows])
+            proxies, plan.splat = self.proxy_initializer(hidden.flatten(0, 1)[plan.vision_rows])
             plan.splat_detached = not torch.is_grad_enabled()
-            hidden_states = plan.append(hidden_states, proxies)
-        ask = plan.last if self.is_last else plan.middle
-        hidden_states = hidden_states[:, : ask.keys]
-        rows = self._attend_and_feed(hidden_states, ask, plan, past_key_values)
-        vision = hidden_states.flatten(0, 1)[ask.vision_rows]
+            hidden = plan.append(hidden, proxies)
+        ask = plan.text if self.is_last else plan.with_proxies
+        hidden = hidden[:, : ask.keys]
+        rows = self._attend_and_feed(hidden, ask, plan, cache)
+        vision = ask.gather_vision(hidden)
         if self.is_last:
             return ask.scatter(vision, rows)[:, : plan.length]
         if plan.splat is not None and plan.splat_detached and torch.is_grad_enabled():
@@ -269,28 +216,12 @@ class ProxyVLayer(nn.Module):
         proxies = rows.flatten(0, 1)[plan.proxy_slots]
         return ask.scatter(self._update(vision, proxies, plan.splat), rows)
 
-    def _attend_and_feed(
-        self, hidden: torch.Tensor, ask: QueryRows, plan: ProxyPlan, cache: Cache | None
-    ) -> torch.Tensor:
-        """Attention and FFN for the query rows only; keys and values from all rows. Returns (B, Q, D)."""
-        normed = self.input_layernorm(hidden)
-        query, key, value = self.family.heads(self.self_attn, normed, ask.gather)
-        query = rotate(query, ask.cos, ask.sin)
-        key = rotate(key, plan.cos[:, : ask.keys], plan.sin[:, : ask.keys])
-        if cache is not None:  # proxies never enter the cache
-            cache.update(key[:, :, : plan.length], value[:, :, : plan.length], self.self_attn.layer_idx)
-        attended = attend(self.self_attn, query, key, value, ask.mask)
-        rows = ask.gather(hidden) + self.self_attn.o_proj(attended)
-        return rows + self.mlp(self.post_attention_layernorm(rows))
-
     def _update(self, vision: torch.Tensor, proxies: torch.Tensor, splat: torch.Tensor | None) -> torch.Tensor:
         context = self.method.context(proxies, self.guided_update.project_context, splat, self.tokens)
         return self.guided_update(vision, context)
 
     def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Add zero, through this layer's own modules: a rank whose micro-batch has no image must still take part
-        in the gradient exchange of every trained module, else the others wait for it forever."""
-        if self.is_last or not (self.training and torch.is_grad_enabled()):
+        if self.is_last:
             return hidden
         p = self.method.proxies_per_crop(self.tokens)
         vision = hidden.new_zeros(1, self.tokens, hidden.shape[-1])

@@ -62,17 +62,20 @@ def test_plan():
     assert plan.length == 12
     assert plan.proxy_source.tolist() == [[0, 1], [2, 3]]  # 3: the zero row
     # Sample 0 asks with text 0 and 11 and newlines 5 and 10, sample 1 with text 2 to 5 and 11 and newline 10.
-    assert plan.last.index[0, :4].tolist() == [0, 5, 10, 11]
-    assert (plan.last.index[1] - 12).tolist() == [2, 3, 4, 5, 10, 11]
-    assert plan.middle.index[0, -2:].tolist() == [12, 13] and plan.middle.index[1, -2:].tolist() == [14 + 12, 14 + 13]
+    assert plan.text.index[0, :4].tolist() == [0, 5, 10, 11]
+    assert (plan.text.index[1] - 12).tolist() == [2, 3, 4, 5, 10, 11]
+    assert plan.with_proxies.index[0, -2:].tolist() == [12, 13] and plan.with_proxies.index[1, -2:].tolist() == [
+        14 + 12,
+        14 + 13,
+    ]
     # Proxies stand at the image's first positions: 1 and 2 in sample 0, 4 in sample 1.
     assert plan.cos[0, 12:, 0].tolist() == [1, 2] and plan.cos[1, 12, 0].item() == 4
-    assert plan.middle.mask.shape == (2, 1, 8, 14) and plan.last.mask.shape == (2, 1, 6, 12)
+    assert plan.with_proxies.mask.shape == (2, 1, 8, 14) and plan.text.mask.shape == (2, 1, 6, 12)
 
 
 def test_visibility_table():
     plan = plan_of(layout())
-    mask = plan.middle.mask[0, 0]
+    mask = plan.with_proxies.mask[0, 0]
     proxy_1 = mask[7]  # position 2: text before the image, proxy 0 and itself; no vision token
     assert proxy_1.nonzero().flatten().tolist() == [0, 12, 13]
     last_text = mask[3]  # everything but proxies
@@ -84,16 +87,16 @@ def test_visibility_table():
 def test_visibility_as_the_paper_describes_it():
     plan = plan_of(layout(), proxies_see_vision=True, text_sees_proxies=True)
     # A proxy at position 2 sees the vision tokens at 1 and 2 as well; the last text sees both proxies, in every layer.
-    assert plan.middle.mask[0, 0, 7].nonzero().flatten().tolist() == [0, 1, 2, 12, 13]
-    assert plan.middle.mask[0, 0, 3].nonzero().flatten().tolist() == list(range(14))
-    assert plan.last.keys == 14 and plan.last.mask[0, 0, 3].all()
+    assert plan.with_proxies.mask[0, 0, 7].nonzero().flatten().tolist() == [0, 1, 2, 12, 13]
+    assert plan.with_proxies.mask[0, 0, 3].nonzero().flatten().tolist() == list(range(14))
+    assert plan.text.keys == 14 and plan.text.mask[0, 0, 3].all()
 
 
 def test_scatter_undoes_gather():
     plan = plan_of(layout())
     rows = torch.arange(1.0, 25.0).view(2, 12, 1)
-    vision = rows.flatten(0, 1)[plan.last.vision_rows]
-    back = plan.last.scatter(vision, plan.last.gather(rows))
+    vision = rows.flatten(0, 1)[plan.text.vision_rows]
+    back = plan.text.scatter(vision, plan.text.gather(rows))
     expected = rows.clone()
     expected[1, :2] = 0  # padding rows become zero
     assert torch.equal(back, expected)

@@ -1,0 +1,271 @@
+"""What methods share in whose layers only text and newline rows ask, and vision tokens give keys and values.
+
+The plan says which rows ask and what each may see; the mixin takes only these rows through attention. A method says
+what becomes of the vision tokens. Rows that a method put behind an image ask like newlines.
+
+Letters: B samples, L rows, R rows that give keys and values (L, or more where proxies ride behind the rows), C crops
+of the batch, P vision tokens per crop, Q asking rows per sample (padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from proxyv.errors import UserError
+from proxyv.methods.base import Method, Plan
+from proxyv.model.attention import attend, mask_for, masked_back_end
+from proxyv.model.families import Family, family_of, layer_class, rotate
+from proxyv.model.layout import Layout
+
+if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
+    from proxyv.model.configuration import ProxyVConfig
+    from proxyv.model.modeling import ProxyVForConditionalGeneration
+
+Tables = tuple[torch.Tensor, torch.Tensor]  # rotary cos and sin, (B, rows, rotary size)
+
+
+# ── the method ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class AskingMethod(Method):
+    """From `start_layer` on (counted from 0), vision tokens do not ask."""
+
+    start_layer: int = 12
+
+    def mixin(self) -> type[AskingLayer]:
+        """What stands in front of the LLM's decoder layers."""
+        raise NotImplementedError
+
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        text_config = config.text_config
+        family_of(text_config)
+        if getattr(text_config, "resid_pdrop", 0.0):
+            raise UserError("llm.config.resid_pdrop: dropout inside the layers is not supported; set it to 0")
+        check_start_layer(self.start_layer, text_config)
+
+    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+        llm = model.language_model
+        for index, layer in put_in_front(llm, self.mixin(), self.start_layer):
+            layer.take_method(self, llm.config, tokens, index)
+
+    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> AskingPlan:
+        llm = model.language_model
+        back_end = masked_back_end(llm.config._attn_implementation)
+        return make_asking_plan(layout, cast(nn.Module, llm.model.rotary_emb), back_end, embeddings)
+
+
+def check_start_layer(start_layer: int, text_config: PreTrainedConfig) -> None:
+    """Raise UserError where `method.start_layer` is no layer of the LLM."""
+    layers = text_config.num_hidden_layers
+    if not 0 <= start_layer < layers:
+        raise UserError(f"method.start_layer: {start_layer} is not a layer of the LLM; use 0 to {layers - 1}")
+
+
+def check_hidden_ratio(hidden_ratio: int, text_config: PreTrainedConfig) -> None:
+    """Raise UserError where `method.hidden_ratio` does not divide the LLM's width."""
+    if hidden_ratio < 1 or text_config.hidden_size % hidden_ratio:
+        raise UserError(
+            f"method.hidden_ratio: {hidden_ratio} does not divide the LLM's width "
+            f"{text_config.hidden_size}; use a divisor"
+        )
+
+
+def put_in_front(llm: PreTrainedModel, mixin: Any, start_layer: int) -> Iterator[tuple[int, Any]]:
+    """Put a mixin in front of the decoder layers from `start_layer` on, in place; yields (index, layer)."""
+    mixed = layer_class(mixin, family_of(llm.config).layer)
+    # Sharding and device placement must keep these layers whole, like the parent class.
+    llm._no_split_modules = {*(llm._no_split_modules or ()), mixed.__name__}
+    layers = cast(nn.ModuleList, llm.model.layers)
+    for index in range(start_layer, len(layers)):
+        layers[index].__class__ = mixed
+        yield index, layers[index]
+
+
+# ── the plan ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class QueryRows:
+    """The rows that go through attention in one layer, and the way back to all rows."""
+
+    index: torch.Tensor  # (B, Q) flat rows; padding slots repeat a real row
+    vision_rows: torch.Tensor  # (C, P) flat rows; where absent, the crop's newline
+    source: torch.Tensor  # (B · R,) for each flat row its place in [vision rows | query rows | zero row]
+    mask: torch.Tensor  # (B, 1, Q, R), as the back-end reads it
+    keys: int  # R
+    cos: torch.Tensor  # (B, Q, rotary size) rotary tables of the queries
+    sin: torch.Tensor
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """(B, R, D) → the query rows (B, Q, D)."""
+        return rows.flatten(0, 1)[self.index]
+
+    def gather_vision(self, rows: torch.Tensor) -> torch.Tensor:
+        """(B, R, D) → the vision rows (C, P, D); where absent, anything."""
+        return rows.flatten(0, 1)[self.vision_rows]
+
+    def scatter(self, vision: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """Put vision rows (C, P, D) and query rows (B, Q, D) back: (B, R, D). Padding rows become zero."""
+        parts = [vision.flatten(0, 1), queries.flatten(0, 1), queries.new_zeros(1, queries.shape[-1])]
+        return torch.cat(parts)[self.source].view(queries.shape[0], -1, queries.shape[-1])
+
+
+@dataclass
+class AskingPlan(Plan):
+    """One prefill's plan."""
+
+    length: int  # L
+    text: QueryRows  # text and newlines ask
+    cos: torch.Tensor  # (B, R, rotary size) rotary tables of all rows
+    sin: torch.Tensor
+
+
+def make_asking_plan(layout: Layout, rotary: nn.Module, back_end: str, like: torch.Tensor) -> AskingPlan:
+    """Derive the plan from the layout.
+
+    Args:
+        rotary: the LLM's rotary embedding module.
+        back_end: attention back-end, decides the form of the masks.
+        like: the input embeddings; tensors take their device, masks and tables their dtype.
+    """
+    # `forward`, not a call: sharded training records which modules are called, in the same order on all ranks.
+    tables = rotary.forward(like, layout.position_ids.to(like.device))
+    index, valid = text_rows(layout)
+    before = layout.position_ids[:, None] <= layout.position_ids.gather(1, index)[:, :, None]
+    rows = query_rows(layout, index, valid, before & layout.valid[:, None], tables, back_end, like)
+    return AskingPlan(layout.length, rows, *tables)
+
+
+def text_rows(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of text and newlines, moved to the front: (B, Q) within the sample, and which of them are real."""
+    chosen = layout.valid & ~layout.is_vision
+    count = int(chosen.sum(1).max())
+    index = (~chosen).int().argsort(dim=1, stable=True)[:, :count]
+    return index, chosen.gather(1, index)
+
+
+def query_rows(
+    layout: Layout,
+    index: torch.Tensor,
+    valid: torch.Tensor,
+    visible: torch.Tensor,
+    tables: Tables,
+    back_end: str,
+    like: torch.Tensor,
+) -> QueryRows:
+    """The rows that ask.
+
+    Args:
+        index: (B, Q) int64 within the sample; valid: (B, Q) bool, False at padding slots.
+        visible: (B, Q, R) bool, what each may see of the rows that give keys.
+        tables: of all rows, at least R.
+        back_end, like: as in `make_asking_plan`.
+    """
+    (samples, count), keys = index.shape, visible.shape[2]
+    flat = index + torch.arange(samples, device=index.device)[:, None] * keys
+    vision = layout.vision_rows % layout.length + layout.sample_of_crop[:, None] * keys
+    zero_row = vision.numel() + samples * count
+    source = torch.full((samples * keys,), zero_row, device=index.device)
+    source[vision.flatten()] = torch.arange(vision.numel(), device=index.device)
+    # After the vision tokens: an absent one stands in its crop's newline row, and the newline asks.
+    source[flat[valid]] = vision.numel() + torch.arange(samples * count, device=index.device)[valid.flatten()]
+    visible = visible | ~valid[:, :, None]  # padding slots: any finite result will do
+    on = index.to(like.device)[..., None].expand(-1, -1, tables[0].shape[-1])
+    return QueryRows(
+        flat.to(like.device),
+        vision.to(like.device),
+        source.to(like.device),
+        mask_for(visible[:, None].to(like.device), back_end, like.dtype),
+        keys,
+        tables[0].gather(1, on),
+        tables[1].gather(1, on),
+    )
+
+
+# ── the layer ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class AskingLayer(nn.Module):
+    """Mixin in front of a Hugging Face decoder layer. With a plan (prefill with images) a method's `_with_images`
+    runs in its place; without one (decoding, text only) it is the plain parent layer."""
+
+    method: Any
+    family: Family
+    is_last: bool  # nothing reads the vision tokens after the last layer
+    # The parent layer's own modules.
+    self_attn: Any
+    mlp: Any
+    input_layernorm: Any
+    post_attention_layernorm: Any
+
+    def take_method(self, method: Any, config: PreTrainedConfig, tokens: int, index: int) -> None:
+        """Add the method's modules to an existing decoder layer, which is number `index`; crops have up to `tokens`
+        vision tokens."""
+        self.method, self.family = method, family_of(config)
+        self.is_last = index == config.num_hidden_layers - 1
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = False,
+        position_embeddings: Tables | None = None,
+        vision_plan: Any = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """(B, rows, D) → (B, rows, D)."""
+        if vision_plan is not None:
+            return self._with_images(hidden_states, vision_plan, past_key_values)
+        hidden_states = cast(Any, super()).forward(
+            hidden_states,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            position_embeddings=position_embeddings,
+            **kwargs,
+        )
+        return self._touch(hidden_states) if self.training and torch.is_grad_enabled() else hidden_states
+
+    def _with_images(self, hidden: torch.Tensor, plan: Any, cache: Cache | None) -> torch.Tensor:
+        """(B, rows, D) → (B, rows, D)."""
+        raise NotImplementedError
+
+    def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Add zero, through this layer's own modules: a rank whose micro-batch has no image must still take part
+        in the gradient exchange of every trained module, else the others wait for it forever."""
+        return hidden
+
+    def _attend(
+        self, hidden: torch.Tensor, ask: QueryRows, plan: AskingPlan, cache: Cache | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention of the query rows over all rows (B, R, D). Returns (B, Q, H · head size), before the output
+        projection, and the values of all rows (B, G, R, head size). Fills the cache."""
+        query, key, value = self.family.heads(self.self_attn, self.input_layernorm(hidden), ask.gather)
+        query = rotate(query, ask.cos, ask.sin)
+        key = rotate(key, plan.cos[:, : ask.keys], plan.sin[:, : ask.keys])
+        if cache is not None:  # rows behind the prompt's, proxies, never enter the cache
+            cache.update(key[:, :, : plan.length], value[:, :, : plan.length], self.self_attn.layer_idx)
+        return attend(self.self_attn, query, key, value, ask.mask), value
+
+    def _feed(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Output projection, FFN and both residuals: rows (…, D), attended (…, H · head size) → (…, D)."""
+        rows = rows + self.self_attn.o_proj(attended)
+        return rows + self.mlp(self.post_attention_layernorm(rows))
+
+    def _attend_and_feed(
+        self, hidden: torch.Tensor, ask: QueryRows, plan: AskingPlan, cache: Cache | None
+    ) -> torch.Tensor:
+        """Attention and FFN for the query rows only; keys and values from all rows. Returns (B, Q, D)."""
+        attended, _ = self._attend(hidden, ask, plan, cache)
+        return self._feed(ask.gather(hidden), attended)
