@@ -1,9 +1,14 @@
-"""Methods, found by looking in this folder: one module, one `Method` subclass, one `name`."""
+"""Methods, found by looking in this folder: one module, one `Method` subclass, one `name`.
+
+Files of folders that the environment variable PROXYV_METHODS names (separated as in PATH) are found as well: a method
+can live outside the package. They are imported, so name only folders whose code you trust.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
@@ -16,12 +21,24 @@ from proxyv.methods.base import Method
 __all__ = ["Method", "describe_method", "make_method", "method_classes"]
 
 
+FOLDERS = [folder for folder in os.environ.get("PROXYV_METHODS", "").split(os.pathsep) if folder]
+__path__.extend(FOLDERS)
+
+
 @cache
 def method_classes() -> dict[str, type[Method]]:
-    """Every method of this folder by its name."""
+    """Every method by its name. Raises UserError for a folder that is not there, and for a name used twice."""
+    for folder in FOLDERS:
+        if not os.path.isdir(folder):
+            raise UserError(f"PROXYV_METHODS: '{folder}' is no folder; mend the variable")
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
-    return {found.name: found for found in _descendants(Method) if found.name}
+    found: dict[str, type[Method]] = {}
+    for method in _descendants(Method):
+        if method.name and found.setdefault(method.name, method) is not method:
+            other = found[method.name].__module__
+            raise UserError(f"{method.__module__}: method name '{method.name}' is taken by {other}; choose another")
+    return found
 
 
 def _descendants(parent: type[Method]) -> list[type[Method]]:

@@ -1,0 +1,70 @@
+"""The README's "Add your own" section, walked through: a method file in a folder of its own is profiled, trained,
+evaluated, and held to the contract of every other method."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from proxyv.quickstart import SMOKE
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def workplace(repo, tmp_path_factory):
+    """A folder with `my_methods/largest.py` as the README gives it."""
+    blocks = re.findall(r"```python\n(.*?)```", (repo / "README.md").read_text(encoding="utf-8"), re.S)
+    (code,) = [block for block in blocks if "(Method)" in block]
+    assert len(code.splitlines()) <= 25
+    folder = tmp_path_factory.mktemp("walk")
+    (folder / "my_methods").mkdir()
+    (folder / "my_methods" / "largest.py").write_text(code, encoding="utf-8")
+    return folder
+
+
+def run(repo, workplace, *arguments):
+    """A command in the checkout, with the folder of methods named; returns what it prints."""
+    environment = {**os.environ, "PROXYV_METHODS": str(workplace / "my_methods")}
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=repo, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_profile(repo, workplace):
+    recipe = "configs/recipes/vicuna-7b-full.yaml"
+    method = ["--method.name", "largest", "--method.tokens", "144"]
+    figures = json.loads(run(repo, workplace, "proxyv", "profile", recipe, *method, "--compare", "full", "--json"))
+    assert figures["method"] == {"name": "largest", "tokens": 144}
+    assert 0.7 < figures["decoder_flops_reduction"] < 0.8  # a quarter of the vision tokens is left
+
+
+def test_train_and_evaluate(repo, workplace):
+    places = ["--output_dir", str(workplace / "runs"), "--data_root", str(workplace / "data")]
+    quick = [word for field in SMOKE for word in ("--" + field.split("=")[0], field.split("=")[1])]
+    method = ["--name", "tiny-largest", "--method.name", "largest"]
+    run(repo, workplace, "proxyv", "train", "configs/recipes/tiny-full.yaml", *method, *places, *quick)
+    trained = str(workplace / "runs" / "tiny-largest")
+    result = json.loads(run(repo, workplace, "proxyv", "eval", trained, "--batch_size", "4", "--json"))
+    assert set(result["benchmarks"]) >= {"synthetic_docvqa", "synthetic_parsing"}
+
+
+def test_contract(repo, workplace):
+    shown = run(repo, workplace, "pytest", "tests/contract/test_methods.py", "-q", "-k", "largest", "-p", "no:xdist")
+    assert int(re.search(r"(\d+) passed", shown)[1]) > 20
+
+
+def test_a_name_that_is_taken(repo, workplace):
+    folder = workplace / "twice"
+    folder.mkdir()
+    code = (workplace / "my_methods" / "largest.py").read_text(encoding="utf-8")
+    (folder / "mine.py").write_text(code.replace('"largest"', '"full"'), encoding="utf-8")
+    environment = {**os.environ, "PROXYV_METHODS": str(folder)}
+    command = [sys.executable, "-m", "proxyv", "profile", "configs/recipes/tiny-full.yaml"]
+    done = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "method name 'full' is taken" in done.stderr
