@@ -204,7 +204,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         methods = self.method.training_passes() if self.training and labels is not None else (self.method,)
         if pixel_values is None:
             if inputs_embeds is None:
-                inputs_embeds = self._touch(self._embed_text(input_ids))
+                inputs_embeds = self._touch(self._embed_text(input_ids), methods)
             llm, cache = self.language_model, past_key_values
             runs = [text_inputs(llm, inputs_embeds, attention_mask, position_ids, cache, labels)] * len(methods)
         else:
@@ -318,18 +318,21 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         embeddings = self.get_input_embeddings()
         return embeddings(ids.to(embeddings.weight.device))
 
-    def _touch(self, embeddings: torch.Tensor) -> torch.Tensor:
+    def _touch(self, embeddings: torch.Tensor, methods: Sequence[Method]) -> torch.Tensor:
         """Add zero through tower, projector and newline while training on text only: every rank must take part
-        in the gradient exchange of every trained module."""
+        in the gradient exchange of every trained module, once for each pass."""
         if not (self.training and torch.is_grad_enabled()):
             return embeddings
         vision, config = self.config.vision_config, self.config
         blank = embeddings.new_zeros(1, vision.num_channels, vision.image_size, vision.image_size)
         ids = torch.full((1, config.tokens_per_crop + 2), config.image_token_id)
         ids[:, -1] = 0  # a prompt of one picture and one text token
-        tokens = self.vision_tokens(self.method, self.view(blank), self._prompt(ids, None, [1], None, None))
-        extra = 0.0 if tokens.extra is None else tokens.extra.sum()
-        return embeddings + 0.0 * (tokens.values.sum() + extra + self.image_newline.sum())
+        view, prompt = self.view(blank), self._prompt(ids, None, [1], None, None)
+        total = self.image_newline.sum()
+        for method in methods:
+            tokens = self.vision_tokens(method, view, prompt)
+            total = total + tokens.values.sum() + (0.0 if tokens.extra is None else tokens.extra.sum())
+        return embeddings + 0.0 * total
 
 
 def supervised_loss(
