@@ -72,6 +72,8 @@ def image_inputs(
         text: (B, L, D) embeddings, anything at placeholders; labels: (B, L).
     """
     tokens = vision.values.shape[1]
+    if labels is not None:  # no row stands before a sample's first to predict it; dropping may put padding there
+        labels = labels.masked_fill((layout.position_ids == 0).to(labels.device), -100)
     if tokens != layout.vision_rows.shape[1] or vision.counts is not None or vision.extra is not None:
         layout, index = layout.resized(tokens, vision.counts, 0 if vision.extra is None else vision.extra.shape[1])
         text = text.gather(1, index.to(text.device)[..., None].expand(-1, -1, text.shape[-1]))
@@ -107,7 +109,7 @@ def embed(text: torch.Tensor, vision: VisionTokens, newline: torch.Tensor, layou
 def _knowing(layout: Layout, cache: Cache | None, text_config: PreTrainedConfig) -> Cache:
     """`cache`, or a new one, that knows the rows of a resized layout."""
     cache = DynamicCache(config=text_config) if cache is None else cache
-    rows = KeptRows(layout.valid, layout.valid.sum(1), not bool(layout.valid.all()))
+    rows = KeptRows(layout.valid, layout.valid.sum(1), not bool(layout.valid.all()), layout.prompt_length)
     for index in range(text_config.num_hidden_layers):
         keep_rows(cache, index, rows)
     return cache
