@@ -1,93 +1,97 @@
-"""Parameters and prefill FLOPs of a recipe, by running the model's own forward on the meta device: shapes only.
+"""What a recipe costs, counted on shapes alone: FLOPs, vision tokens, cache and memory of a prefill; parameters.
 
-A multiplication and its addition count as two FLOPs; causal attention counts as full, as in the paper's figures
-(arXiv 2505.15816). Element-wise work (norms, activations, rotary) is not counted.
+All of it comes from the model's own forward; see prefill.py for what counts as a FLOP.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
-
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from typing import Any
 
 from proxyv.config import Recipe
 from proxyv.environment import environment
-from proxyv.model.build import build_model
+from proxyv.methods.base import NEEDS
 from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
-from proxyv.profiling.sample import check_sample, compared_recipe, make_inputs
+from proxyv.profiling.prefill import DTYPE, run_prefill, shapes
+from proxyv.profiling.sample import check_sample, compared_recipe, method_crops
 
 
 def profile_recipe(
     recipe: Recipe, *, crops: int | None = None, text_tokens: int = 50, compare: str | Path | None = None
 ) -> dict[str, Any]:
-    """Parameters and FLOPs of one sample's prefill, up to the logits of the first answer token.
+    """FLOPs, rows and memory of one sample's prefill, up to the logits of the first answer token; parameters.
 
     The defaults are the paper's protocol: 5 crops of 576 vision tokens, their newlines, and 50 text tokens.
 
     Args:
-        crops: crops of the sample's picture; None: the most the recipe allows.
+        crops: crops of the sample's picture, in the recipe's grid; None: the most it allows.
         compare: "full" or another method's name (the same recipe with that method), or another recipe's file.
 
-    Returns (FLOPs as integers) `decoder_flops`, `tower_flops`, `projector_flops`, `head_flops`, `other_flops`
-    (all outside these four) and their sum `total_flops`; `parameters` (`total`, each module group, and
-    `per_module`: one module of each kind that the method adds); the sample; the environment. With `compare` also
-    `decoder_flops_reduction` and `total_flops_reduction` (fractions) and the baseline's own numbers as `compared`.
+    Returns, as integers where no other type is named:
+        FLOPs: `decoder_flops`, `tower_flops`, `projector_flops`, `head_flops`, `other_flops` (all outside these four)
+            and their sum `total_flops`. Choosing and merging vision tokens costs `selection_flops`, of which
+            `selection_flops_before_llm` lie between tower and LLM and `selection_flops_in_decoder` are the ranking
+            in decoder layers, which `decoder_flops` include as in the paper.
+        Rows: `crops`, `vision_tokens`, `newline_tokens`, `text_tokens` of the sample; `vision_tokens_by_layer` (a
+            list) that each decoder layer keeps for the text behind them, their mean `mean_vision_tokens` (a float).
+        Memory, in the prefill's `dtype`: `cache_bytes` of one sample; `activation_bytes`, the most that tensors hold
+            at one moment beside weights and inputs: the cache so far, rows on their way, and the whole matrices of
+            scores of eager attention, which fused attention does without.
+        Parameters: `parameters` (`total`, each module group, and `per_module`: one module of each kind that the
+            method adds) and `added_parameters` against the same recipe as `full`.
+        The method: `method` (its fields), `needs` (what it needs beyond features, name → meaning), `approximate`
+            (whether it is rebuilt from what little is public).
+        With `compare`: `decoder_flops_reduction` and `total_flops_reduction` (fractions) and the baseline's own
+            FLOPs, rows and memory as `compared`. The environment.
 
     Raises UserError for an impossible sample, a recipe without shapes, or an unknown `compare`.
     """
     crops = check_sample(recipe, crops, text_tokens)
-    model = _shapes(recipe)
-    flops = count_flops(model, crops, text_tokens)
+    model = shapes(recipe)
+    figures = prefill_figures(recipe, model, crops, text_tokens)
+    parameters = count_parameters(model)
+    full = count_parameters(shapes(replace(recipe, method={"name": "full"})))
     result = {
         "recipe": recipe.name,
         "method": model.config.method,
-        **flops,
-        "parameters": count_parameters(model),
-        "crops": crops,
-        "vision_tokens": crops * model.config.tokens_per_crop,
-        "newline_tokens": crops,
-        "text_tokens": text_tokens,
+        "needs": {name: NEEDS[name] for name in sorted(model.method.needs)},
+        "approximate": model.method.approximate,
+        **figures,
+        "dtype": str(DTYPE).removeprefix("torch."),
+        "parameters": parameters,
+        "added_parameters": parameters["total"] - full["total"],
     }
     if compare is not None:
         baseline = compared_recipe(recipe, compare)
-        base = count_flops(_shapes(baseline), check_sample(baseline, crops, text_tokens), text_tokens)
+        base = prefill_figures(baseline, shapes(baseline), check_sample(baseline, crops, text_tokens), text_tokens)
         result |= {
             "compare": baseline.name,
-            "decoder_flops_reduction": 1 - flops["decoder_flops"] / base["decoder_flops"],
-            "total_flops_reduction": 1 - flops["total_flops"] / base["total_flops"],
+            "decoder_flops_reduction": 1 - figures["decoder_flops"] / base["decoder_flops"],
+            "total_flops_reduction": 1 - figures["total_flops"] / base["total_flops"],
             "compared": base,
         }
     return {**result, **environment()}
 
 
-def _shapes(recipe: Recipe) -> ProxyVForConditionalGeneration:
-    # Eager attention is plain matrix products, which every torch release counts; fused back-ends do the same
-    # products, but some cannot run on shapes alone.
-    return build_model(replace(recipe, attention="eager"), device="meta").eval()
-
-
-def count_flops(model: ProxyVForConditionalGeneration, crops: int, text_tokens: int) -> dict[str, int]:
-    """FLOPs of the prefill of one sample by a model on the meta device, split by part."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(**make_inputs(model, crops, text_tokens), use_cache=True, logits_to_keep=1)
-    by_path = {path: sum(ops.values()) for path, ops in counter.get_flop_counts().items()}
-    names = {module: name for name, module in model.named_modules()}
-
-    def of(*modules: nn.Module) -> int:
-        return sum(by_path.get(f"{type(model).__name__}.{names[module]}", 0) for module in modules)
-
-    parts = {
-        "decoder_flops": of(*cast(nn.ModuleList, model.get_decoder().layers)),
-        "tower_flops": of(model.vision_tower),
-        "projector_flops": of(model.projector),
-        "head_flops": of(model.get_output_embeddings()),
+def prefill_figures(
+    recipe: Recipe, model: ProxyVForConditionalGeneration, crops: int, text_tokens: int
+) -> dict[str, Any]:
+    """FLOPs, rows and memory of one prefill by the recipe's model, as `profile_recipe` names them."""
+    crops = method_crops(recipe, crops)
+    prefill = run_prefill(model, crops, text_tokens)
+    by_layer = [rows - crops - text_tokens for rows in prefill.cached_rows]
+    return {
+        **prefill.flops,
+        "crops": crops,
+        "vision_tokens": crops * model.config.tokens_per_crop,
+        "newline_tokens": crops,
+        "text_tokens": text_tokens,
+        "vision_tokens_by_layer": by_layer,
+        "mean_vision_tokens": sum(by_layer) / len(by_layer),
+        "cache_bytes": prefill.cache_bytes,
+        "activation_bytes": prefill.activation_bytes,
     }
-    total = counter.get_total_flops()
-    return {**parts, "other_flops": total - sum(parts.values()), "total_flops": total}
 
 
 def count_parameters(model: ProxyVForConditionalGeneration) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import torch
 
 from proxyv.config import Recipe, load_recipe
 from proxyv.errors import UserError
-from proxyv.methods import method_classes
-from proxyv.model.image_processing import PAPER_GRID
+from proxyv.methods import make_method, method_classes
+from proxyv.model.configuration import sub_config
+from proxyv.model.image_processing import PAPER_GRID, best_grid
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 
 
@@ -32,6 +33,19 @@ def check_sample(recipe: Recipe, crops: int | None, text_tokens: int) -> int:
     if text_tokens < 1:
         raise UserError(f"text_tokens: {text_tokens} leaves nothing to predict from; use 1 or more")
     return max(possible) if crops is None else crops
+
+
+def method_crops(recipe: Recipe, crops: int) -> int:
+    """Crops that the model gets of a picture that fills `crops` crops in the recipe's grid: the same number, unless
+    the method limits the grid."""
+    if crops == 1 or recipe.vision.image_mode != "anyres":
+        return crops
+    grid = [(columns, rows) for columns, rows in recipe.vision.grid or PAPER_GRID]
+    limited = [(columns, rows) for columns, rows in make_method(recipe.method).limit_grid(grid)]
+    filled = next(pair for pair in grid if 1 + pair[0] * pair[1] == crops)
+    side = sub_config(recipe.vision.config, "vision.config").image_size
+    columns, rows = best_grid((filled[0] * side, filled[1] * side), limited, side)
+    return 1 + columns * rows
 
 
 def compared_recipe(recipe: Recipe, compare: str | Path) -> Recipe:
