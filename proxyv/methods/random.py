@@ -1,0 +1,56 @@
+"""Random: any vision tokens of each crop, as a control for methods that choose.
+
+Paper: the control of "Token Pruning in Multimodal Large Language Models: Are We Solving the Right Problem?",
+arXiv 2502.11501, where it beats several published ways to choose.
+Deviations: chosen per crop, before the projector; in raster order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from proxyv.errors import UserError
+from proxyv.methods.base import Method, Prompt, VisionTokens
+from proxyv.methods.live_rows import take_rows
+
+if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
+    from proxyv.model.configuration import ProxyVConfig
+    from proxyv.model.modeling import ProxyVForConditionalGeneration
+    from proxyv.model.vision import TowerView
+
+
+@dataclass(frozen=True)
+class Random(Method):
+    """`tokens` of each crop. In training a new draw each time, from torch's own generator; in evaluation a draw that
+    depends on `seed` and the crop's number within its image, so batches and repeated passes agree."""
+
+    name: ClassVar[str] = "random"
+    keeps_grid: ClassVar[bool] = False
+
+    tokens: int = 64
+    seed: int = 0
+
+    def tokens_per_crop(self, tokens: int) -> int:
+        return self.tokens
+
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        if not 1 <= self.tokens <= tokens:
+            raise UserError(f"method.tokens: {self.tokens} must lie between 1 and the {tokens} vision tokens of a crop")
+
+    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+        patches = view.patches()
+        crops, tokens = patches.shape[:2]
+        if model.training:
+            drawn = torch.rand(crops, tokens, device=patches.device).argsort(1)
+        else:
+            most = max(prompt.layout.crops_of_image)
+            drawn = self.draws(most, tokens)[prompt.layout.crop_in_image.cpu()]
+        return VisionTokens(take_rows(patches, drawn[:, : self.tokens].sort(1).values))
+
+    def draws(self, crops: int, tokens: int) -> torch.Tensor:
+        """(crops, tokens) a permutation for crop 0, 1, … of an image; the first do not depend on how many follow."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.stack([torch.randperm(tokens, generator=generator, device="cpu") for _ in range(crops)])

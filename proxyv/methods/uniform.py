@@ -1,0 +1,42 @@
+"""Uniform: evenly spaced vision tokens of each crop, as a control for methods that choose.
+
+Paper: spatially uniform sampling, as PruMerge+ (arXiv 2403.15388) adds it to what it chooses; here alone.
+Deviations: of n of P tokens in raster order, number i is token ⌊(2i + 1) · P / 2n⌋, the middle of the i-th of n equal
+stretches (PruMerge+ starts at the first token and stops short of the last).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from proxyv.errors import UserError
+from proxyv.methods.base import Method, Prompt, VisionTokens
+
+if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
+    from proxyv.model.configuration import ProxyVConfig
+    from proxyv.model.modeling import ProxyVForConditionalGeneration
+    from proxyv.model.vision import TowerView
+
+
+@dataclass(frozen=True)
+class Uniform(Method):
+    """`tokens` of each crop, evenly spaced in raster order."""
+
+    name: ClassVar[str] = "uniform"
+    keeps_grid: ClassVar[bool] = False
+
+    tokens: int = 64
+
+    def tokens_per_crop(self, tokens: int) -> int:
+        return self.tokens
+
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        if not 1 <= self.tokens <= tokens:
+            raise UserError(f"method.tokens: {self.tokens} must lie between 1 and the {tokens} vision tokens of a crop")
+
+    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+        patches = view.patches()
+        tokens = patches.shape[1]
+        kept = [(2 * i + 1) * tokens // (2 * self.tokens) for i in range(self.tokens)]
+        return VisionTokens(patches[:, kept])
