@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from proxyv.config import Recipe, VisionSpec
+from proxyv.config import Recipe
 from proxyv.data.synthetic import QUESTION_WORDS, TEXT_CHARACTERS
 from proxyv.errors import UserError
+from proxyv.methods import make_method
 from proxyv.model.attention import require_back_end
 from proxyv.model.character_tokenizer import make_character_tokenizer
 from proxyv.model.configuration import ProxyVConfig, sub_config
@@ -86,17 +87,17 @@ def build_processor(recipe: Recipe) -> ProxyVProcessor:
     tokenizer = _tokenizer(recipe)
     if recipe.llm.pad_token is not None:
         tokenizer.pad_token = recipe.llm.pad_token
-    return ProxyVProcessor(image_processor(recipe.vision), tokenizer, chat_template(recipe.llm.chat_template))
+    return ProxyVProcessor(image_processor(recipe), tokenizer, chat_template(recipe.llm.chat_template))
 
 
-def image_processor(vision: VisionSpec) -> ProxyVImageProcessor:
-    """The image processor of a recipe's vision part."""
-    config = sub_config(vision.config, "vision.config")
+def image_processor(recipe: Recipe) -> ProxyVImageProcessor:
+    """The image processor of a recipe's vision part, with the crops that its method allows."""
+    vision, config = recipe.vision, sub_config(recipe.vision.config, "vision.config")
     return ProxyVImageProcessor(
         crop_size=config.image_size,
         tokens_per_crop=grid_side(config) ** 2,
         image_mode=vision.image_mode,
-        grid=vision.grid or PAPER_GRID,
+        grid=make_method(recipe.method).limit_grid(vision.grid or PAPER_GRID),
         image_mean=vision.image_mean,
         image_std=vision.image_std,
     )

@@ -31,7 +31,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
         tokens_per_crop: vision tokens that the model makes of one crop; the processor counts placeholders by it.
         image_mode: "anyres": crop 0 is the whole picture squashed to S × S, the rest come from the grid that keeps
             most of it; "pad": one crop, padded to a square with the mean colour.
-        grid: anyres: allowed (columns, rows), in crops.
+        grid: anyres: allowed (columns, rows), in crops; none: the whole picture is the only crop.
         image_mean, image_std: normalisation per channel, for values in 0…1.
     """
 
@@ -50,8 +50,6 @@ class ProxyVImageProcessor(BaseImageProcessor):
         super().__init__(**kwargs)
         if image_mode not in IMAGE_MODES:
             raise UserError(f"vision.image_mode: '{image_mode}' is unknown{suggest(image_mode, IMAGE_MODES)}")
-        if image_mode == "anyres" and not grid:
-            raise UserError("vision.grid: anyres needs at least one (columns, rows) pair")
         self.crop_size = crop_size
         self.tokens_per_crop = tokens_per_crop
         self.image_mode = image_mode
@@ -84,11 +82,13 @@ class ProxyVImageProcessor(BaseImageProcessor):
             colour = tuple(int(255 * mean) for mean in self.image_mean)
             side = max(image.size)
             return [np.asarray(_centred(image, (side, side), colour).resize((size, size), Image.Resampling.BICUBIC))]
+        whole = image.resize((size, size), Image.Resampling.BICUBIC)
+        if not self.grid:
+            return [np.asarray(whole)]
         columns, rows = best_grid(image.size, [(c, r) for c, r in self.grid], size)
         target = (columns * size, rows * size)
         page = _centred(image.resize(fitted_size(image.size, target), Image.Resampling.BICUBIC), target, (0, 0, 0))
         boxes = [(c * size, r * size, (c + 1) * size, (r + 1) * size) for r in range(rows) for c in range(columns)]
-        whole = image.resize((size, size), Image.Resampling.BICUBIC)
         return [np.asarray(crop) for crop in (whole, *(page.crop(box) for box in boxes))]
 
     def normalise(self, crops: np.ndarray) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""Smaller image: fewer crops or a coarser feature grid, as a control for methods that choose.
+
+Paper: average pooling is the plain baseline of LLaVA-STF (arXiv 2506.07138), a limit on crops that of any-resolution
+models (arXiv 2505.15816, "max_num_image_crops").
+Deviations: pooling comes before the projector, which so sees what a tower at lower resolution might give it; pictures
+are fitted to a smaller grid of crops, where the public code cuts no picture differently for its limit. A picture for
+which no grid is small enough is the whole picture alone, in one crop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from proxyv.errors import UserError
+from proxyv.methods.base import Method, Prompt, VisionTokens
+from proxyv.methods.reducing import windows
+
+if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
+    from proxyv.model.configuration import ProxyVConfig
+    from proxyv.model.modeling import ProxyVForConditionalGeneration
+    from proxyv.model.vision import TowerView
+
+
+@dataclass(frozen=True)
+class SmallerImage(Method):
+    """The mean of each `pool` × `pool` block of features, of at most `max_crops` crops (null: as the recipe says)."""
+
+    name: ClassVar[str] = "smaller_image"
+    needs: ClassVar[tuple[str, ...]] = ("grid",)
+
+    pool: int = 2
+    max_crops: int | None = None  # the whole picture is one of them
+
+    def limit_grid(self, grid: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        if self.max_crops is None:
+            return grid
+        return [(columns, rows) for columns, rows in grid if 1 + columns * rows <= self.max_crops]
+
+    def tokens_per_crop(self, tokens: int) -> int:
+        return tokens // self.pool**2
+
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        side = math.isqrt(tokens)
+        if self.pool < 1 or side % self.pool:
+            raise UserError(
+                f"method.pool: {self.pool} does not divide the {side} × {side} vision tokens of a crop; "
+                f"use a divisor of {side}"
+            )
+        if self.max_crops is not None and self.max_crops < 1:
+            raise UserError(f"method.max_crops: {self.max_crops} leaves no picture; use 1 or more, or null")
+
+    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+        return VisionTokens(windows(view.patches(), self.pool).mean(2))
