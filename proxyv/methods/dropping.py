@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from proxyv.errors import UserError
 from proxyv.methods.base import Method, Plan, Selection
 from proxyv.methods.live_rows import LiveRows, live_rows, received_attention, take_rows
 from proxyv.model.cache import DecodeRows, KeptRows, Stretch, keep_rows, row_mask
@@ -30,8 +31,8 @@ class DroppingMethod(Method):
     """Vision tokens of an image leave at the entrance of some layers; text and newlines never do."""
 
     needs: ClassVar[tuple[str, ...]] = ("llm_attention",)
-    # Whose attention ranks at the entrance of layer i: that of layer i itself, on rows that are there anyway, or that
-    # of layer i − 1, as it was computed.
+    # Whose attention ranks at the entrance of layer i: that of layer i − 1, whose keys are there, or that of layer i
+    # itself, for which its keys are computed once more.
     ranks_by_layer_before: ClassVar[bool] = False
     # Whether positions are counted anew after a drop, or stay as they were.
     compacts_positions: ClassVar[bool] = False
@@ -46,6 +47,11 @@ class DroppingMethod(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         family_of(config.text_config)
+        if config.newline_positions != "natural":
+            raise UserError(
+                f"method.name: {self.name} takes rows in the order of their positions; "
+                'set vision.newline_positions to "natural"'
+            )
 
     def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
         llm = model.language_model
@@ -65,16 +71,31 @@ class DroppingMethod(Method):
         schedule = self.schedule(llm.config.num_hidden_layers)
         # Detached: with gradient checkpointing, a layer's second pass must record what its first one did.
         like = embeddings.detach()
-        return DroppingPlan(self, schedule, llm, like, live_rows(layout, like.device))
+        return DroppingPlan(self, schedule, llm, like, live_rows(layout, like.device), layout.prompt_length)
 
 
 class Ranking(Selection):
     """The ranking of one layer."""
 
-    def forward(self, layer: Any, family: Family, hidden: torch.Tensor, rows: LiveRows, tables: Any) -> torch.Tensor:
+    def forward(
+        self, layer: Any, family: Family, hidden: torch.Tensor, rows: LiveRows, tables: Any, key: torch.Tensor | None
+    ) -> torch.Tensor:
         """See `received_attention`."""
         with torch.no_grad():
-            return received_attention(layer, family, hidden.detach(), rows, tables)
+            return received_attention(layer, family, hidden.detach(), rows, tables, key)
+
+
+class KeyTap:
+    """Stands before the cache in one layer's attention and shows the keys that it computed."""
+
+    def __init__(self, cache: Cache | None):
+        self.cache = cache
+        self.key: torch.Tensor | None = None  # (B, G, Q, head size), rotated
+
+    def update(self, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As the cache's own."""
+        self.key = key
+        return (key, value) if self.cache is None else self.cache.update(key, value, *args, **kwargs)
 
 
 @dataclass
@@ -87,6 +108,7 @@ class DroppingPlan(Plan):
     llm: Any
     embeddings: torch.Tensor  # (B, L, D) for dtype and device of masks and tables
     first: LiveRows
+    prompt_length: int  # see KeptRows
     rows: dict[int, LiveRows] = field(default_factory=dict)  # by layer, from the first that drops
     old_places: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that drops, (B, Q)
     scores: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that ranks, (I, K)
@@ -95,6 +117,11 @@ class DroppingPlan(Plan):
     def left(self, values: torch.Tensor, fill: int) -> torch.Tensor:
         rows = self.rows[max(self.rows)] if self.rows else self.first
         return rows.take(values).masked_fill(~rows.valid.to(values.device), fill)
+
+    def ranks_behind(self, layer: int) -> bool:
+        """Whether the attention of `layer` is to rank for the next, and has not yet."""
+        due = self.method.ranks_by_layer_before and layer + 1 in self.schedule
+        return due and layer not in self.scores
 
     def entering(self, layer: int) -> LiveRows:
         """The rows that come out of the layer before."""
@@ -130,7 +157,8 @@ class DroppingPlan(Plan):
         """Let a layer's cache know its rows."""
         if cache is not None:
             # Behind dropped tokens a position is not the number of rows before it.
-            keep_rows(cache, layer, KeptRows(rows.valid, rows.position_ids[:, -1] + 1, rows.padded))
+            known = KeptRows(rows.valid, rows.position_ids[:, -1] + 1, rows.padded, self.prompt_length)
+            keep_rows(cache, layer, known)
 
 
 class DroppingLayer(nn.Module):
@@ -155,38 +183,42 @@ class DroppingLayer(nn.Module):
     ) -> torch.Tensor:
         """(B, rows that come in, D) → (B, rows that are left, D)."""
         index = self.self_attn.layer_idx
-        stretch = None
+        stretch, tap = None, None
         if vision_plan is not None:
-            hidden_states, rows = self._enter(hidden_states, index, vision_plan)
+            hidden_states = self._enter(hidden_states, index, vision_plan)
+            rows = vision_plan.pass_on(index)
             vision_plan.remember(past_key_values, index, rows)
             stretch = vision_plan.stretch(rows)
+            tap = KeyTap(past_key_values) if vision_plan.ranks_behind(index) else None
         elif decode_rows is not None:
             stretch = decode_rows.of(index)
         if stretch is not None:
             # Gaps between positions must not be read as the ends of packed sequences: no position_ids.
             attention_mask, position_embeddings, position_ids = stretch.mask, stretch.position_embeddings, None
-        return cast(Any, super()).forward(
+        output = cast(Any, super()).forward(
             hidden_states,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=past_key_values if tap is None else tap,
             use_cache=use_cache,
             position_embeddings=position_embeddings,
             **kwargs,
         )
+        if vision_plan is not None and tap is not None:
+            vision_plan.scores[index] = self._rank(hidden_states, rows, vision_plan, tap.key)
+        return cast(torch.Tensor, output)
 
-    def _enter(self, hidden: torch.Tensor, index: int, plan: DroppingPlan) -> tuple[torch.Tensor, LiveRows]:
-        """Drop what leaves at this layer's entrance, and rank for the next where that is due here."""
-        before = plan.method.ranks_by_layer_before
-        if index in plan.schedule:
-            if index not in plan.rows:
-                plan.drop(index, plan.scores[index - 1] if before else self._rank(hidden, plan.entering(index), plan))
-            hidden = take_rows(hidden, plan.old_places[index])
-        rows = plan.pass_on(index)
-        if before and index + 1 in plan.schedule and index not in plan.scores:
-            plan.scores[index] = self._rank(hidden, rows, plan)
-        return hidden, rows
+    def _enter(self, hidden: torch.Tensor, index: int, plan: DroppingPlan) -> torch.Tensor:
+        """Drop what leaves at this layer's entrance."""
+        if index not in plan.schedule:
+            return hidden
+        if index not in plan.rows:
+            before = plan.method.ranks_by_layer_before
+            scores = plan.scores[index - 1] if before else self._rank(hidden, plan.entering(index), plan, None)
+            plan.drop(index, scores)
+        return take_rows(hidden, plan.old_places[index])
 
-    def _rank(self, hidden: torch.Tensor, rows: LiveRows, plan: DroppingPlan) -> torch.Tensor:
-        scores: torch.Tensor = self.ranking(self, self.family, hidden, rows, plan.stretch(rows).position_embeddings)
+    def _rank(self, hidden: torch.Tensor, rows: LiveRows, plan: DroppingPlan, key: torch.Tensor | None) -> torch.Tensor:
+        tables = plan.stretch(rows).position_embeddings
+        scores: torch.Tensor = self.ranking(self, self.family, hidden, rows, tables, key)
         return scores

@@ -141,20 +141,29 @@ def take_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def received_attention(
-    layer: Any, family: Family, hidden: torch.Tensor, rows: LiveRows, tables: tuple[torch.Tensor, torch.Tensor]
+    layer: Any,
+    family: Family,
+    hidden: torch.Tensor,
+    rows: LiveRows,
+    tables: tuple[torch.Tensor, torch.Tensor],
+    key: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """How much attention each vision token gets from the asking rows in a decoder layer: (I, K) float32, the mean
     over heads and asking rows of the softmax over all rows that they may see.
 
     Args:
-        layer: Hugging Face's decoder layer, which is about to take `hidden` (B, Q, D).
+        layer: Hugging Face's decoder layer, which takes `hidden` (B, Q, D).
         tables: rotary cos and sin (B, Q, rotary size).
+        key: (B, G, Q, head size), where the layer has computed its keys already.
     """
     attention, asking = layer.self_attn, rows.asking
-    query, key, _ = family.heads(attention, layer.input_layernorm(hidden), lambda all_rows: take_rows(all_rows, asking))
     cos, sin = tables
+    if key is None:
+        query, key, _ = family.heads(attention, layer.input_layernorm(hidden), lambda normed: take_rows(normed, asking))
+        key = rotate(key, cos, sin)
+    else:
+        query, _, _ = family.heads(attention, layer.input_layernorm(take_rows(hidden, asking)), lambda normed: normed)
     query = rotate(query, take_rows(cos, asking), take_rows(sin, asking))
-    key = rotate(key, cos, sin)
     groups = query.shape[1] // key.shape[1]
     scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * attention.scaling  # (B, H, A, Q)
     seen = torch.arange(hidden.shape[1], device=hidden.device) <= asking[:, :, None]
