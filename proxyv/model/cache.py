@@ -6,7 +6,7 @@ puts `KeptLayer`s into the cache it was given; later steps read positions and ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -25,11 +25,12 @@ class KeptRows:
     valid: torch.Tensor  # (B, K) bool
     next_position: torch.Tensor  # (B,) int64 position of the first token after the prompt
     padded: bool  # whether any row is not valid, known without asking the device
+    prompt_length: int  # columns of the prompt's input_ids, dropped rows and padding included
 
     def of_samples(self, samples: torch.Tensor) -> KeptRows:
         """The same of some samples, in their order (beam search)."""
         samples = samples.to(self.valid.device)
-        return KeptRows(self.valid[samples], self.next_position[samples], self.padded)
+        return replace(self, valid=self.valid[samples], next_position=self.next_position[samples])
 
 
 class KeptLayer(DynamicLayer):
@@ -43,6 +44,11 @@ class KeptLayer(DynamicLayer):
     def added(self) -> int:
         """Rows that were decoded since the prefill."""
         return int(self.get_seq_length()) - self.rows.valid.shape[1]
+
+    @property
+    def seen(self) -> int:
+        """Columns of input_ids that this cache stands for."""
+        return self.rows.prompt_length + self.added
 
     def valid_with(self, new: int) -> torch.Tensor | None:
         """(B, rows + new) bool, True at real rows; None where all are."""

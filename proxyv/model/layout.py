@@ -34,6 +34,7 @@ class Layout:
     crops_of_image: tuple[int, ...]  # crops of each image
     sample_of_image: tuple[int, ...]  # the sample that each image stands in
     newline_positions: str
+    prompt_length: int  # L before anything was dropped
     counts: torch.Tensor | None = None  # (C,) int64 vision tokens of each crop where they differ; the rest is absent
     extra_rows: torch.Tensor | None = None  # (I, n) int64 flat rows that a method put behind each image
 
@@ -87,6 +88,13 @@ class Layout:
         first_crops = self.crop_in_image == 0
         starts[self.image_of_crop[first_crops]] = self.position_ids.flatten()[first_row[first_crops]]
         return starts[self.image_of_crop]
+
+    @property
+    def rows_of_image(self) -> torch.Tensor:
+        """(I,) rows that each image takes, newlines included; rows that a method put behind it are not."""
+        crops = torch.tensor(self.crops_of_image, device=self.newline_rows.device)
+        last = crops.cumsum(0) - 1
+        return self.newline_rows[last] - self.vision_rows[last - crops + 1, 0] + 1
 
     def to(self, device: torch.device) -> Layout:
         """The same layout with its tensors on `device`."""
@@ -215,6 +223,7 @@ def make_layout(
         tuple(crops_per_image),
         samples,
         newline_positions,
+        is_image.shape[1],
     )._with_newline_positions()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicCache
 
 from proxyv.config import load_recipe
 from proxyv.errors import UserError
@@ -182,6 +183,36 @@ def test_text_is_kept_and_positions_stay_ordered(name, family, prompt, monkeypat
     assert min(kept) >= text.sum(1).max() and max(kept) <= inputs["input_ids"].shape[1] + 8
     rows = max(kept)
     assert all((positions[:, :rows].diff(dim=1) >= 0).all() for positions in seen)
+
+
+@every_method
+@every_family
+def test_a_conversation_goes_on_from_the_cache(name, family):
+    """`generate` with the running cache feeds the new turn alone, however few rows the cache holds."""
+    model, processor = tiny_model(family, method_fields(name))
+    inputs = inputs_of(processor, "batch")
+    cache, length = DynamicCache(), inputs["input_ids"].shape[1]
+    settings = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    first = model.generate(**inputs, **settings, past_key_values=cache)
+    turn = processor(text=["value of C"] * len(first))["input_ids"]
+    ids = torch.cat([first, turn], 1)
+    mask = torch.cat([inputs["attention_mask"], torch.ones_like(ids[:, length:])], 1)
+    second = model.generate(**{**inputs, "input_ids": ids, "attention_mask": mask}, **settings, past_key_values=cache)[
+        :, ids.shape[1] :
+    ]
+    with torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+        rest, steps = ids[:, length:], []
+        for step in range(3):
+            seen = mask.shape[1] + step
+            so_far = torch.ones(len(ids), seen, dtype=torch.long)
+            so_far[:, :length] = inputs["attention_mask"]
+            position_ids = (so_far.cumsum(1) - 1)[:, -rest.shape[1] :]
+            output = model(input_ids=rest, attention_mask=so_far, position_ids=position_ids, past_key_values=cache)
+            output.logits[..., model.config.text_config.eos_token_id] = -torch.inf  # as min_new_tokens does
+            rest = output.logits[:, -1:].argmax(-1)
+            steps.append(rest)
+    assert torch.equal(second, torch.cat(steps, 1))
 
 
 @every_method
