@@ -1,0 +1,79 @@
+"""Light MLP: from a layer on, vision tokens skip attention and FFN; a small MLP of each layer updates them instead.
+
+Paper: arXiv 2505.15816, section 2 ("ATN+FFN" is what vision tokens skip), trained like ProxyV, which adds guidance by
+proxies to this update. Vision tokens are keys and values; text and newline rows ask all rows before them.
+Deviations: no code is public, and the paper does not spell the MLP out. Here it is ProxyV's guided update without its
+branch for proxies, which has the published 9.44 M parameters per layer of Vicuna-7B. The last layer updates no vision
+tokens, since nothing reads them, so the reduction of FLOPs is a little above the published one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from proxyv.methods.asking_rows import AskingLayer, AskingMethod, AskingPlan, check_hidden_ratio
+
+if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
+    from proxyv.model.configuration import ProxyVConfig
+
+
+@dataclass(frozen=True)
+class LightMLP(AskingMethod):
+    """From `start_layer` on, vision tokens go through a light MLP only."""
+
+    name: ClassVar[str] = "light_mlp"
+    modules: ClassVar[tuple[str, ...]] = ("light_mlp",)
+
+    hidden_ratio: int = 4  # LLM width / hidden width
+
+    def mixin(self) -> type[AskingLayer]:
+        return LightMLPLayer
+
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        super().check(config, tokens)
+        check_hidden_ratio(self.hidden_ratio, config.text_config)
+
+
+class LightUpdate(nn.Module):
+    """F ← RMSNorm(F + up(SiLU(mix(input_proj(F))))), all linear maps without bias."""
+
+    def __init__(self, hidden_size: int, inner_size: int, eps: float):
+        super().__init__()
+        self.input_proj = nn.Linear(hidden_size, inner_size, bias=False)
+        self.mix = nn.Linear(inner_size, inner_size, bias=False)
+        self.up = nn.Linear(inner_size, hidden_size, bias=False)
+        self.norm = LlamaRMSNorm(hidden_size, eps=eps)
+
+    def forward(self, vision: torch.Tensor) -> torch.Tensor:
+        """(…, D) → (…, D)."""
+        return self.norm(self.up(F.silu(self.mix(self.input_proj(vision)))) + vision)
+
+
+class LightMLPLayer(AskingLayer):
+    """With images, text and newlines go through attention and FFN, vision tokens through the light MLP."""
+
+    def take_method(self, method: LightMLP, config: PreTrainedConfig, tokens: int, index: int) -> None:
+        """As the parent's."""
+        super().take_method(method, config, tokens, index)
+        size = config.hidden_size
+        if not self.is_last:
+            self.light_mlp = LightUpdate(size, size // method.hidden_ratio, config.rms_norm_eps)
+
+    def _with_images(self, hidden: torch.Tensor, plan: AskingPlan, cache: Cache | None) -> torch.Tensor:
+        ask = plan.text
+        rows = self._attend_and_feed(hidden, ask, plan, cache)
+        vision = ask.gather_vision(hidden)
+        return ask.scatter(vision if self.is_last else self.light_mlp(vision), rows)
+
+    def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.is_last:
+            return hidden
+        return hidden + 0.0 * self.light_mlp(hidden.new_zeros(1, hidden.shape[-1])).sum()
