@@ -12,35 +12,40 @@ from proxyv.report import replace_table
 
 REPO = Path(__file__).resolve().parents[1]
 RESULT = REPO / "eval" / "results" / "support.json"
-WORDS = {"passed": "pass", "failed": "**fails**", "skipped": "needs a GPU"}
+WORDS = {"passed": "pass", "failed": "**fails**", "skipped": "needs a GPU", "refused": "refused"}
 
 
 class Outcomes:
-    """A pytest plugin that remembers how each case ended."""
+    """A pytest plugin that remembers how each case ended: {"family": {"llama, spatial": {back-end: outcome}}, …}."""
 
     def __init__(self):
-        self.cases = {}
+        self.cases = {"family": {}, "method": {}}
 
     def pytest_runtest_logreport(self, report):
-        found = re.search(r"test_back_end\[(.+)\]$", report.nodeid)
+        found = re.search(r"test_(family|method)\[(.+)-(\w+)\]$", report.nodeid)
         if found and (report.when == "call" or report.skipped):
-            family, variant, back_end = re.fullmatch(r"(\w+)-([\w-]+?)-(\w+)", found[1]).groups()
-            self.cases.setdefault(family, {}).setdefault(variant, {})[back_end] = report.outcome
+            kind, row, back_end = found.groups()
+            outcome = dict(report.user_properties).get("outcome", report.outcome)
+            self.cases[kind].setdefault(row.replace("-", ", ", 1), {})[back_end] = outcome
 
 
-def to_table(cases):
-    """One row a family and variant, one column a back-end."""
-    back_ends = list(dict.fromkeys(b for variants in cases.values() for row in variants.values() for b in row))
-    lines = [f"| family | variant | {' | '.join(back_ends)} |", "| --- | --- |" + " --- |" * len(back_ends)]
-    for family, variants in cases.items():
-        for variant, row in variants.items():
-            lines.append(f"| {family} | {variant} | {' | '.join(WORDS[row[b]] for b in back_ends)} |")
+def to_table(title, rows):
+    """One row a family and variant, or a method; one column a back-end."""
+    back_ends = list(dict.fromkeys(back_end for row in rows.values() for back_end in row))
+    lines = [f"| {title} | {' | '.join(back_ends)} |", "| --- |" + " --- |" * len(back_ends)]
+    lines += [f"| {name} | {' | '.join(WORDS[row[b]] for b in back_ends)} |" for name, row in rows.items()]
     return "\n".join(lines) + "\n"
+
+
+def renew(document, cases):
+    """Put both tables into a document."""
+    replace_table(document, "support", to_table("family, variant", cases["family"]))
+    replace_table(document, "method-support", to_table("method", cases["method"]))
 
 
 if __name__ == "__main__":
     outcomes = Outcomes()
     code = pytest.main([str(REPO / "tests" / "contract" / "test_support.py"), "-q"], plugins=[outcomes])
     RESULT.write_text(json.dumps({"cases": outcomes.cases, "environment": environment()}, indent=1) + "\n")
-    replace_table(REPO / "README.md", "support", to_table(outcomes.cases))
+    renew(REPO / "README.md", outcomes.cases)
     sys.exit(code)

@@ -8,13 +8,16 @@
 """
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from proxyv.methods import method_classes
+from proxyv.methods import __path__, method_classes
 
+# Without methods of folders outside the package.
+SHIPPED = [n for n, m in sorted(method_classes().items()) if Path(inspect.getfile(m)).parent == Path(__path__[0])]
 FOLDER = Path(__file__).parent / "methods"
 
 

@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,15 +9,13 @@ from transformers.cache_utils import DynamicCache
 
 from proxyv.config import load_recipe
 from proxyv.errors import UserError
-from proxyv.methods import __path__, describe_method, make_method, method_classes
+from proxyv.methods import describe_method, make_method, method_classes
 from proxyv.methods.base import NEEDS
 from proxyv.profiling import profile_recipe
-from tests.contract.method_settings import every_field, method_fields, settings
+from tests.contract.method_settings import SHIPPED, every_field, method_fields, settings
 from tests.tiny import picture, tiny_model, tiny_recipe
 
 METHODS = sorted(method_classes())
-# Without those of folders outside the package.
-SHIPPED = [name for name in METHODS if Path(inspect.getfile(method_classes()[name])).parent == Path(__path__[0])]
 PROMPTS = {
     "one image": (["A <image> B"], [[picture(60, 40, 1)]]),
     "several images": (["<image>A<image>B C"], [[picture(60, 40, 1), picture(30, 90, 2)]]),

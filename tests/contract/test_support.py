@@ -1,12 +1,15 @@
-"""Family × method × attention back-end: one padded batch gives the logits of eager attention.
+"""Family × attention back-end, and method × attention back-end: one padded batch gives the logits of eager attention.
 
-`scripts/support_matrix.sh` runs this file and keeps what passed in eval/results/support.json for the README.
+`python -m tests.support_matrix` runs this file and keeps what passed in eval/results/support.json for the README.
 """
 
 import pytest
 import torch
 
+from proxyv.errors import UserError
+from proxyv.methods import method_classes
 from proxyv.model.families import FAMILIES
+from tests.contract.method_settings import SHIPPED, method_fields
 from tests.tiny import METHODS, picture, tiny_model
 
 VARIANTS = {"baseline": METHODS[0], "spatial": METHODS[1], "non-spatial": METHODS[3]}
@@ -18,11 +21,30 @@ BACK_ENDS = [
 ]
 
 
-@pytest.mark.parametrize("back_end", BACK_ENDS)
+every_back_end = pytest.mark.parametrize("back_end", BACK_ENDS)
+
+
+@every_back_end
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_back_end(family, variant, back_end):
-    model, processor = tiny_model(family, VARIANTS[variant])
+def test_family(family, variant, back_end):
+    equals_eager(family, VARIANTS[variant], back_end)
+
+
+@every_back_end
+@pytest.mark.parametrize("method", SHIPPED)
+def test_method(method, back_end, record_property):
+    """With shared key heads. A method that needs a mask over all pairs of rows may refuse, in one line."""
+    refuses = "dense_mask" in method_classes()[method].needs and back_end not in ("eager", "sdpa")
+    if not refuses:
+        return equals_eager("qwen2", method_fields(method), back_end)
+    with pytest.raises(UserError, match="attention"):
+        equals_eager("qwen2", method_fields(method), back_end)
+    record_property("outcome", "refused")
+
+
+def equals_eager(family, method, back_end):
+    model, processor = tiny_model(family, method)
     inputs = processor(text=["A <image> B", "value of C"], images=[[picture()], []])
     model.set_attn_implementation("eager")
     with torch.no_grad():

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from proxyv.report import replace_table, write_into
-from tests.support_matrix import to_table
+from proxyv.report import write_into
+from tests.support_matrix import renew
 
 
 @pytest.mark.parametrize("name", ["quickstart", "profiles", "cpu-prefill"])
@@ -18,11 +18,11 @@ def test_result_tables_are_renewed(repo, tmp_path, name):
     assert copy.read_text() == (repo / "README.md").read_text()
 
 
-def test_support_table_is_renewed(repo, tmp_path):
+def test_support_tables_are_renewed(repo, tmp_path):
     copy = tmp_path / "README.md"
     shutil.copy(repo / "README.md", copy)
     cases = json.loads((repo / "eval" / "results" / "support.json").read_text())["cases"]
-    replace_table(copy, "support", to_table(cases))
+    renew(copy, cases)
     assert copy.read_text() == (repo / "README.md").read_text()
 
 
