@@ -6,6 +6,7 @@ top, then the command line's `--a.b value`. Whatever is not a field of the datac
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
@@ -234,11 +235,22 @@ def _parse_override(override: str) -> DictConfig:
     return OmegaConf.from_dotlist([override])
 
 
+def _forget_renamed(base: DictConfig, top: DictConfig, keys: Sequence[str]) -> None:
+    """Delete from `base` the mappings at `keys`, or inside them, for which `top` has another name."""
+    for key in keys:
+        old, new = base.get(key), top.get(key)
+        if not (isinstance(old, DictConfig) and isinstance(new, DictConfig)):
+            continue
+        if new.get("name", old.get("name")) != old.get("name"):
+            del base[key]
+        else:
+            _forget_renamed(old, new, [str(inner) for inner in new])
+
+
 def _merge(base: DictConfig, top: DictConfig) -> DictConfig:
-    """Merge `top` over `base`; a `method` with another name replaces the whole method."""
-    new_method = OmegaConf.select(top, "method.name")
-    if new_method is not None and new_method != OmegaConf.select(base, "method.name"):
-        base = OmegaConf.masked_copy(base, [str(key) for key in base if key != "method"])
+    """Merge `top` over `base`; a `method` with another name replaces the whole method, and so does one inside it."""
+    base = copy.deepcopy(base)
+    _forget_renamed(base, top, ["method"])
     merged = OmegaConf.merge(base, top)
     assert isinstance(merged, DictConfig)
     return merged

@@ -30,6 +30,7 @@ class ProxyPlan(AskingPlan):
 
     with_proxies: QueryRows  # text, newlines and proxies ask
     vision_rows: torch.Tensor  # (C, P) flat rows while there are no proxies yet
+    present: torch.Tensor | None  # (C, P) bool, which vision tokens are there; None: all
     proxy_source: torch.Tensor  # (B, M) place of each proxy row in [proxies of all crops | zero row]
     proxy_slots: torch.Tensor  # (C, p) place of each proxy among the flat query rows (B · Q)
     splat: torch.Tensor | None = None  # (C, P, p)
@@ -90,6 +91,7 @@ def make_proxy_plan(
         cos=tables[0],
         sin=tables[1],
         vision_rows=layout.vision_rows.to(like.device),
+        present=None if layout.present is None else layout.present.to(like.device),
         proxy_source=proxy_source.to(like.device),
         proxy_slots=(sample_of_crop * asking.shape[1] + others.shape[1] + slots).to(like.device),
     )
@@ -99,7 +101,8 @@ def _place_proxies(layout: Layout, proxies_per_crop: int) -> tuple[torch.Tensor,
     """Slots (C, p) of the proxies behind their sample's rows, and what all E rows are.
 
     Proxies of an image stand at consecutive positions over all its crops, from the image's first position on
-    (arXiv 2505.15816, public code)."""
+    (arXiv 2505.15816, public code). Where a method has left fewer rows than that, the rest share the last one:
+    beyond it they would see the text behind the image."""
     device = layout.vision_rows.device
     sample = layout.sample_of_crop
     crop_in_sample = torch.arange(len(sample), device=device) - torch.searchsorted(sample, sample)
@@ -109,6 +112,7 @@ def _place_proxies(layout: Layout, proxies_per_crop: int) -> tuple[torch.Tensor,
     position = torch.zeros(layout.batch_size, count, dtype=torch.long, device=device)
     valid = torch.zeros_like(position, dtype=torch.bool)
     within_image = layout.crop_in_image[:, None] * proxies_per_crop + step
+    within_image = within_image.minimum(layout.rows_of_image[layout.image_of_crop, None] - 1)
     position[sample[:, None], slots] = layout.start_of_image[:, None] + within_image
     valid[sample[:, None], slots] = True
     nothing = torch.zeros_like(valid)

@@ -50,8 +50,9 @@ class ProxyMethod(AskingMethod):
         """p for crops of `tokens` vision tokens."""
         raise NotImplementedError
 
-    def make_initializer(self, hidden_size: int, tokens: int) -> nn.Module:
-        """Module: vision tokens (C, P, D) → proxies (C, p, D) and splat weights (C, P, p) or None."""
+    def make_initializer(self, hidden_size: int) -> nn.Module:
+        """Module: vision tokens (C, P, D), and (C, P) bool which of them are there (None: all) → proxies (C, p, D) and
+        splat weights (C, P, p) or None."""
         raise NotImplementedError
 
     def context(self, proxies: torch.Tensor, project: Project, splat: torch.Tensor | None, tokens: int) -> torch.Tensor:
@@ -78,6 +79,7 @@ class ProxyV(ProxyMethod):
     """Spatial proxies; each stands for a block of `downsample` × `downsample` vision tokens of its crop."""
 
     name: ClassVar[str] = "proxyv"
+    needs: ClassVar[tuple[str, ...]] = ("grid",)
 
     downsample: int = 4
     initialisation: str = "bilinear"  # as released; "area": the mean of the whole block
@@ -85,8 +87,8 @@ class ProxyV(ProxyMethod):
     def proxies_per_crop(self, tokens: int) -> int:
         return tokens // self.downsample**2
 
-    def make_initializer(self, hidden_size: int, tokens: int) -> nn.Module:
-        return SpatialProxies(math.isqrt(tokens), self.downsample, INITIALISATIONS[self.initialisation])
+    def make_initializer(self, hidden_size: int) -> nn.Module:
+        return SpatialProxies(self.downsample, INITIALISATIONS[self.initialisation])
 
     def context(self, proxies: torch.Tensor, project: Project, splat: torch.Tensor | None, tokens: int) -> torch.Tensor:
         blocks = project(proxies).unflatten(1, (math.isqrt(tokens) // self.downsample, -1))
@@ -119,15 +121,16 @@ INITIALISATIONS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
 
 
 class SpatialProxies(nn.Module):
-    """side × side vision tokens → one proxy per block of factor × factor."""
+    """A square grid of vision tokens → one proxy per block of factor × factor."""
 
-    def __init__(self, side: int, factor: int, shrink: Callable[[torch.Tensor, int], torch.Tensor]):
+    def __init__(self, factor: int, shrink: Callable[[torch.Tensor, int], torch.Tensor]):
         super().__init__()
-        self.side, self.factor, self.shrink = side, factor, shrink
+        self.factor, self.shrink = factor, shrink
 
-    def forward(self, vision: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """(C, P, D) → (C, p, D), no splat weights."""
-        grid = vision.transpose(1, 2).unflatten(2, (self.side, self.side))
+    def forward(self, vision: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
+        """(C, P, D) → (C, p, D), no splat weights. A grid is whole: `present` is None."""
+        side = math.isqrt(vision.shape[1])
+        grid = vision.transpose(1, 2).unflatten(2, (side, side))
         return self.shrink(grid, self.factor).flatten(2).transpose(1, 2), None
 
 
@@ -196,12 +199,12 @@ class ProxyVLayer(AskingLayer):
         if not self.is_last:
             self.guided_update = GuidedUpdate(size, size // method.hidden_ratio, config.rms_norm_eps)
         if self.is_start and (not self.is_last or method.text_sees_proxies):
-            self.proxy_initializer = method.make_initializer(size, tokens)
+            self.proxy_initializer = method.make_initializer(size)
 
     def _with_images(self, hidden: torch.Tensor, plan: ProxyPlan, cache: Cache | None) -> torch.Tensor:
         """(B, rows, D) → (B, rows, D). Proxies ride behind the rows from the start layer to the last."""
         if hasattr(self, "proxy_initializer"):
-            proxies, plan.splat = self.proxy_initializer(hidden.flatten(0, 1)[plan.vision_rows])
+            proxies, plan.splat = self.proxy_initializer(hidden.flatten(0, 1)[plan.vision_rows], plan.present)
             plan.splat_detached = not torch.is_grad_enabled()
             hidden = plan.append(hidden, proxies)
         ask = plan.text if self.is_last else plan.with_proxies
@@ -217,7 +220,7 @@ class ProxyVLayer(AskingLayer):
         return ask.scatter(self._update(vision, proxies, plan.splat), rows)
 
     def _update(self, vision: torch.Tensor, proxies: torch.Tensor, splat: torch.Tensor | None) -> torch.Tensor:
-        context = self.method.context(proxies, self.guided_update.project_context, splat, self.tokens)
+        context = self.method.context(proxies, self.guided_update.project_context, splat, vision.shape[1])
         return self.guided_update(vision, context)
 
     def _touch(self, hidden: torch.Tensor) -> torch.Tensor:

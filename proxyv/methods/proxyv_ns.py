@@ -32,7 +32,7 @@ class NonSpatialProxyV(ProxyMethod):
     def proxies_per_crop(self, tokens: int) -> int:
         return self.queries
 
-    def make_initializer(self, hidden_size: int, tokens: int) -> nn.Module:
+    def make_initializer(self, hidden_size: int) -> nn.Module:
         return LearnedProxies(hidden_size, hidden_size // self.hidden_ratio, self.queries)
 
     def context(self, proxies: torch.Tensor, project: Project, splat: torch.Tensor | None, tokens: int) -> torch.Tensor:
@@ -60,7 +60,10 @@ class LearnedProxies(nn.Module):
         """The authors' initial scale, randn / √(4 d)."""
         nn.init.normal_(self.queries, std=(4 * self.queries.shape[1]) ** -0.5)
 
-    def forward(self, vision: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(C, P, D) → proxies (C, p, D), splat weights (C, P, p)."""
+    def forward(self, vision: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(C, P, D), and (C, P) bool which are there (None: all) → proxies (C, p, D), splat weights (C, P, p)."""
         scores = self.queries @ self.key_proj(vision).transpose(1, 2) * self.queries.shape[1] ** -0.5
-        return scores.softmax(-1) @ vision, scores.transpose(1, 2).softmax(-1)
+        splat = scores.transpose(1, 2).softmax(-1)
+        if present is not None:  # the lowest finite number, not -inf: a crop without any token must stay finite
+            scores = scores.masked_fill(~present[:, None], torch.finfo(scores.dtype).min)
+        return scores.softmax(-1) @ vision, splat

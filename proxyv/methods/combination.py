@@ -1,0 +1,131 @@
+"""Combination: a method before the LLM, and another inside it on what the first has left.
+
+Paper: arXiv 2505.15816, section "non-spatial ProxyV", combines VisionZip (arXiv 2412.04467; 360 + 40 tokens per crop)
+with non-spatial ProxyV from layer 12 on, which is the default here.
+Deviations: those of the two methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from proxyv.errors import UserError
+from proxyv.methods import describe_method, make_method
+from proxyv.methods.base import Method, Plan, Prompt, VisionTokens
+
+if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
+    import torch
+
+    from proxyv.model.configuration import ProxyVConfig
+    from proxyv.model.layout import Layout
+    from proxyv.model.modeling import ProxyVForConditionalGeneration
+    from proxyv.model.vision import TowerView
+
+PUBLISHED = {
+    "before_llm": {"name": "visionzip", "dominant": 360, "contextual": 40},
+    "inside_llm": {"name": "proxyv_ns", "start_layer": 12},
+}
+HOOKS_BEFORE_LLM = ("limit_grid", "tokens_per_crop", "select", "merge")
+
+
+@dataclass(frozen=True)
+class Combination(Method):
+    """Two methods, each as a mapping of its name and fields; an empty one stands for the published method."""
+
+    name: ClassVar[str] = "combination"
+
+    # Empty by default: a recipe's mapping is merged over the default, and fields of another method must not stay.
+    before_llm: dict[str, Any] = field(default_factory=dict)
+    inside_llm: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        made = {place: _make(place, getattr(self, place) or fields) for place, fields in PUBLISHED.items()}
+        first, second = made.values()
+        settled = {
+            **{place: describe_method(method) for place, method in made.items()},  # every field written out
+            # What classes declare for other methods depends on the two here.
+            "modules": (*first.modules, *second.modules),
+            "needs": tuple(dict.fromkeys((*first.needs, *second.needs))),
+            "approximate": first.approximate or second.approximate,
+            "keeps_grid": first.keeps_grid,
+        }
+        for key, value in settled.items():
+            object.__setattr__(self, key, value)  # the dataclass is frozen from here on
+
+    @cached_property
+    def first(self) -> Method:
+        """The method before the LLM."""
+        return _make("before_llm", self.before_llm)
+
+    @cached_property
+    def second(self) -> Method:
+        """The method inside the LLM."""
+        return _make("inside_llm", self.inside_llm)
+
+    @cached_property
+    def passes(self) -> tuple[Combination, ...]:
+        """Every pass of the first method with every pass of the second."""
+        pairs = [(one, two) for one in self.first.training_passes() for two in self.second.training_passes()]
+        return tuple(
+            replace(self, before_llm=describe_method(one), inside_llm=describe_method(two)) for one, two in pairs
+        )
+
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        first, second = self.first, self.second
+        if _overrides(first, ("plan",)):
+            raise UserError(f"method.before_llm: '{first.name}' acts inside the LLM; name it under method.inside_llm")
+        if _overrides(second, HOOKS_BEFORE_LLM):
+            raise UserError(f"method.inside_llm: '{second.name}' acts before the LLM; name it under method.before_llm")
+        if "grid" in second.needs and not first.keeps_grid:
+            raise UserError(
+                f"method.inside_llm: '{second.name}' needs a grid of vision tokens, '{first.name}' keeps none; use one "
+                "that takes any, such as proxyv_ns"
+            )
+        with _named("before_llm"):
+            first.check(config, tokens)
+        with _named("inside_llm"):
+            for left in sorted({one.tokens_per_crop(tokens) for one in (first, *first.training_passes())}):
+                second.check(config, left)
+
+    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+        self.first.install(model, tokens)
+        self.second.install(model, self.first.tokens_per_crop(tokens))
+
+    def limit_grid(self, grid: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        return self.first.limit_grid(grid)
+
+    def tokens_per_crop(self, tokens: int) -> int:
+        return self.first.tokens_per_crop(tokens)
+
+    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+        return self.first.select(model, view, prompt)
+
+    def merge(self, model: ProxyVForConditionalGeneration, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
+        return self.first.merge(model, vision, prompt)
+
+    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> Plan | None:
+        return self.second.plan(model, layout, embeddings)
+
+    def training_passes(self) -> Sequence[Method]:
+        return self.passes if len(self.passes) > 1 else (self,)
+
+
+def _make(place: str, fields: dict[str, Any]) -> Method:
+    return make_method(fields, f"method.{place}")
+
+
+def _overrides(method: Method, hooks: Sequence[str]) -> bool:
+    return any(getattr(type(method), hook) is not getattr(Method, hook) for hook in hooks)
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Errors about a field of one of the two name it as the recipe does."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("method.", f"method.{place}.", 1)) from error
