@@ -43,7 +43,7 @@ class DroppingMethod(Method):
 
     def count(self, tokens: int, share: float) -> int:
         """How many of an image's original `tokens` a share means."""
-        return int(tokens * share)
+        return round(tokens * share)
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         family_of(config.text_config)
@@ -112,7 +112,7 @@ class DroppingPlan(Plan):
     rows: dict[int, LiveRows] = field(default_factory=dict)  # by layer, from the first that drops
     old_places: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that drops, (B, Q)
     scores: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that ranks, (I, K)
-    stretches: dict[int, Stretch] = field(default_factory=dict)  # by id of the rows
+    latest: tuple[LiveRows, Stretch] | None = None  # neighbouring layers mostly work on the same rows
 
     def left(self, values: torch.Tensor, fill: int) -> torch.Tensor:
         rows = self.rows[max(self.rows)] if self.rows else self.first
@@ -120,22 +120,27 @@ class DroppingPlan(Plan):
 
     def ranks_behind(self, layer: int) -> bool:
         """Whether the attention of `layer` is to rank for the next, and has not yet."""
-        due = self.method.ranks_by_layer_before and layer + 1 in self.schedule
-        return due and layer not in self.scores
+        return self.method.ranks_by_layer_before and self.drops_at(layer + 1) and layer not in self.scores
 
     def entering(self, layer: int) -> LiveRows:
         """The rows that come out of the layer before."""
         return self.rows.get(layer - 1, self.first)
 
+    def counts(self, layer: int) -> tuple[int, ...]:
+        """Vision tokens of each image that enter `layer`."""
+        now = self.entering(layer).counts
+        if layer not in self.schedule:
+            return now
+        wanted = [self.method.count(first, self.schedule[layer]) for first in self.first.counts]
+        return tuple(map(min, now, wanted))
+
+    def drops_at(self, layer: int) -> bool:
+        """Whether any vision token leaves at the entrance of `layer`."""
+        return self.counts(layer) != self.entering(layer).counts
+
     def drop(self, layer: int, scores: torch.Tensor) -> None:
-        """Decide which rows enter `layer`, once."""
-        if layer in self.rows:
-            return
-        counts = [
-            min(now, self.method.count(first, self.schedule[layer]))
-            for now, first in zip(self.entering(layer).counts, self.first.counts, strict=True)
-        ]
-        kept, self.old_places[layer] = self.entering(layer).best(scores, counts)
+        """Decide which rows enter `layer`."""
+        kept, self.old_places[layer] = self.entering(layer).best(scores, self.counts(layer))
         self.rows[layer] = kept.compacted() if self.method.compacts_positions else kept
 
     def pass_on(self, layer: int) -> LiveRows:
@@ -144,14 +149,13 @@ class DroppingPlan(Plan):
 
     def stretch(self, rows: LiveRows) -> Stretch:
         """Mask and rotary tables of these rows."""
-        key = id(rows)
-        if key not in self.stretches:
+        if self.latest is None or self.latest[0] is not rows:
             like = rows.take(self.embeddings[..., :1])
             mask = row_mask(self.llm.config, like, rows.valid if rows.padded else None)
             # `forward`, not a call: sharded training records which modules are called, in the same order everywhere.
             tables = self.llm.model.rotary_emb.forward(self.embeddings, rows.position_ids)
-            self.stretches[key] = Stretch(mask, tables)
-        return self.stretches[key]
+            self.latest = rows, Stretch(mask, tables)
+        return self.latest[1]
 
     def remember(self, cache: Cache | None, layer: int, rows: LiveRows) -> None:
         """Let a layer's cache know its rows."""
@@ -210,7 +214,7 @@ class DroppingLayer(nn.Module):
 
     def _enter(self, hidden: torch.Tensor, index: int, plan: DroppingPlan) -> torch.Tensor:
         """Drop what leaves at this layer's entrance."""
-        if index not in plan.schedule:
+        if not plan.drops_at(index):
             return hidden
         if index not in plan.rows:
             before = plan.method.ranks_by_layer_before

@@ -36,9 +36,6 @@ class FastV(DroppingMethod):
     def schedule(self, layers: int) -> dict[int, float]:
         return {self.layer: 1 - self.drop}
 
-    def count(self, tokens: int, share: float) -> int:
-        return round(tokens * share)
-
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         super().check(config, tokens)
         last = config.text_config.num_hidden_layers - 1

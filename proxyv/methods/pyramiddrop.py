@@ -34,6 +34,9 @@ class PyramidDrop(DroppingMethod):
     def schedule(self, layers: int) -> dict[int, float]:
         return dict(zip(self.layers, self.keep, strict=True))
 
+    def count(self, tokens: int, share: float) -> int:
+        return int(tokens * share)  # as published
+
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         super().check(config, tokens)
         last = config.text_config.num_hidden_layers - 1
