@@ -18,7 +18,7 @@ from proxyv.model.build import build_model
 from proxyv.profiling import bench_recipe, profile_recipe
 from proxyv.profiling.bench import median_and_iqr, paired_ratio
 from proxyv.profiling.memory import LiveTensors, peak_memory
-from proxyv.profiling.prefill import run_prefill, shapes
+from proxyv.profiling.prefill import run_prefill
 from proxyv.profiling.sample import make_inputs
 
 REPO = Path(__file__).resolve().parents[2]
