@@ -9,19 +9,18 @@ of the batch, P vision tokens per crop, Q asking rows per sample (padded).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
 from proxyv.methods.base import Method, Plan
 from proxyv.model.attention import attend, mask_for, masked_back_end
-from proxyv.model.families import Family, family_of, layer_class, rotate
+from proxyv.model.families import Family, family_of, put_in_front, rotate
 from proxyv.model.layout import Layout
 
 if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
@@ -53,7 +52,8 @@ class AskingMethod(Method):
 
     def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
         llm = model.language_model
-        for index, layer in put_in_front(llm, self.mixin(), self.start_layer):
+        layers = range(self.start_layer, llm.config.num_hidden_layers)
+        for index, layer in put_in_front(llm, self.mixin(), layers):
             layer.take_method(self, llm.config, tokens, index)
 
     def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> AskingPlan:
@@ -76,17 +76,6 @@ def check_hidden_ratio(hidden_ratio: int, text_config: PreTrainedConfig) -> None
             f"method.hidden_ratio: {hidden_ratio} does not divide the LLM's width "
             f"{text_config.hidden_size}; use a divisor"
         )
-
-
-def put_in_front(llm: PreTrainedModel, mixin: Any, start_layer: int) -> Iterator[tuple[int, Any]]:
-    """Put a mixin in front of the decoder layers from `start_layer` on, in place; yields (index, layer)."""
-    mixed = layer_class(mixin, family_of(llm.config).layer)
-    # Sharding and device placement must keep these layers whole, like the parent class.
-    llm._no_split_modules = {*(llm._no_split_modules or ()), mixed.__name__}
-    layers = cast(nn.ModuleList, llm.model.layers)
-    for index in range(start_layer, len(layers)):
-        layers[index].__class__ = mixed
-        yield index, layers[index]
 
 
 # ── the plan ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ from proxyv.errors import UserError
 from proxyv.methods.base import Method, Plan, Selection
 from proxyv.methods.live_rows import LiveRows, live_rows, received_attention, take_rows
 from proxyv.model.cache import DecodeRows, KeptRows, Stretch, keep_rows, row_mask
-from proxyv.model.families import Family, family_of, layer_class
+from proxyv.model.families import Family, family_of, put_in_front
 from proxyv.model.layout import Layout
 
 if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
@@ -58,13 +58,9 @@ class DroppingMethod(Method):
         family, schedule = family_of(llm.config), self.schedule(llm.config.num_hidden_layers)
         if not schedule:
             return
-        mixed = layer_class(DroppingLayer, family.layer)
-        for index in range(min(schedule) - self.ranks_by_layer_before, llm.config.num_hidden_layers):
-            layer = llm.model.layers[index]
-            layer.__class__ = mixed
+        layers = range(min(schedule) - self.ranks_by_layer_before, llm.config.num_hidden_layers)
+        for _, layer in put_in_front(llm, DroppingLayer, layers):
             layer.family, layer.ranking = family, Ranking()
-        # Sharding and device placement must keep these layers whole, like the parent class.
-        llm._no_split_modules = {*(llm._no_split_modules or ()), mixed.__name__}
 
     def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> DroppingPlan:
         llm = model.language_model

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from proxyv.errors import UserError
-from proxyv.methods.asking_rows import check_start_layer, put_in_front
+from proxyv.methods.asking_rows import check_start_layer
 from proxyv.methods.base import Method, Plan
 from proxyv.model.attention import BACK_ENDS, mask_for
-from proxyv.model.families import family_of
+from proxyv.model.families import family_of, put_in_front
 from proxyv.model.layout import Layout
 
 if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
@@ -44,8 +44,8 @@ class MaskAttention(Method):
         check_start_layer(self.start_layer, config.text_config)
 
     def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
-        for _ in put_in_front(model.language_model, MaskedLayer, self.start_layer):
-            pass
+        llm = model.language_model
+        put_in_front(llm, MaskedLayer, range(self.start_layer, llm.config.num_hidden_layers))
 
     def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> MaskPlan:
         """Raises UserError for a back-end that takes no mask over all pairs of rows."""

@@ -7,14 +7,14 @@ block. A method puts its mixin in front of the family's layer class (`layer_clas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, eager_attention_forward, rotate_half
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
@@ -24,7 +24,16 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from proxyv.config import suggest
 from proxyv.errors import UserError
 
-__all__ = ["FAMILIES", "Family", "attend_everywhere", "eager_attention_forward", "family_of", "layer_class", "rotate"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "attend_everywhere",
+    "eager_attention_forward",
+    "family_of",
+    "layer_class",
+    "put_in_front",
+    "rotate",
+]
 
 Pick = Callable[[torch.Tensor], torch.Tensor]  # (B, R, D) → the rows that ask (B, Q, D)
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (B, H, Q, head size), 2 × (B, G, R, head size)
@@ -101,6 +110,17 @@ def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
     turning, still = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
     turned = turning * cos + rotate_half(turning) * sin
     return torch.cat([turned, still], -1) if still.shape[-1] else turned
+
+
+def put_in_front(llm: PreTrainedModel, mixin: Any, layers: Iterable[int]) -> list[tuple[int, Any]]:
+    """Put a mixin in front of some of an LLM's decoder layers, in place; returns their (index, layer)."""
+    mixed = layer_class(mixin, family_of(llm.config).layer)
+    # Sharding and device placement must keep these layers whole, like the parent class.
+    llm._no_split_modules = {*(llm._no_split_modules or ()), mixed.__name__}
+    found = [(index, cast(nn.ModuleList, llm.model.layers)[index]) for index in layers]
+    for _, layer in found:
+        layer.__class__ = mixed
+    return found
 
 
 @cache
