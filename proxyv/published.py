@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,23 @@ PUBLISHED = Path(__file__).parents[1] / "eval" / "published.json"
 
 
 @cache
-def _rows() -> list[dict[str, Any]]:
+def published() -> dict[str, Any]:
+    """The whole file. Raises UserError outside a checkout."""
     if not PUBLISHED.is_file():
         raise UserError(f"{PUBLISHED}: no such file; run from a checkout of the repository")
-    rows: list[dict[str, Any]] = json.loads(PUBLISHED.read_text(encoding="utf-8"))["fine"]
-    return rows
+    figures: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    return figures
+
+
+def recipe_name(row: Mapping[str, Any]) -> str:
+    """The recipe of a row of `fine`: `<llm>-<method>`, with `-l<start layer>` where the row has one."""
+    start = "" if row["start_layer"] is None else f"-l{row['start_layer']}"
+    return f"{row['llm']}-{row['method']}{start}"
 
 
 def published_figure(recipe: str, figure: str) -> float | None:
-    """A figure of the paper (say "flops_reduction_pct") for a recipe named `<llm>-<method>[-l<start layer>]`.
-
-    None where the paper has no such row or figure.
-    """
-    match = re.fullmatch(r"(.+?)-([a-z_+]+)(?:-l(\d+))?", recipe)
-    if match is None:
-        return None
-    llm, method, start = match[1], match[2], None if match[3] is None else int(match[3])
-    for row in _rows():
-        if (row["llm"], row["method"], row["start_layer"]) == (llm, method, start):
+    """A figure of the paper (say "flops_reduction_pct") for the recipe of that name; None where it has none."""
+    for row in published()["fine"]:
+        if recipe_name(row) == recipe:
             return row[figure]
     return None

@@ -42,6 +42,8 @@ def method_crops(recipe: Recipe, crops: int) -> int:
         return crops
     grid = [(columns, rows) for columns, rows in recipe.vision.grid or PAPER_GRID]
     limited = [(columns, rows) for columns, rows in make_method(recipe.method).limit_grid(grid)]
+    if not limited:
+        return 1
     filled = next(pair for pair in grid if 1 + pair[0] * pair[1] == crops)
     side = sub_config(recipe.vision.config, "vision.config").image_size
     columns, rows = best_grid((filled[0] * side, filled[1] * side), limited, side)
