@@ -72,12 +72,13 @@ def test_ranking_is_part_of_the_decoder_and_told_apart() -> None:
     ranking = sum(2 * (64 * 64 + 2 * rows * 64 * 32 + rows * 64) for rows in (58, 34))
     assert profile["selection_flops"] == profile["selection_flops_in_decoder"] == ranking
     assert profile["selection_flops_before_llm"] == 0
-    assert profile["other_flops"] < 1e-3 * profile["total_flops"]  # some releases multiply for the rotary tables
+    # A thousandth for rotary tables, for which some releases multiply; rows that are left need tables of their own.
+    assert profile["other_flops"] < 1e-3 * profile["total_flops"]
     entering = [58, 34, 34, 22]
     layers = sum(
         2 * (2 * rows * 64 * 64 + 2 * rows * 64 * 32 + 2 * rows * rows * 64 + 3 * rows * 64 * 160) for rows in entering
     )
-    assert profile["decoder_flops"] == layers + ranking
+    assert profile["decoder_flops"] == pytest.approx(layers + ranking, rel=1e-3)
 
 
 @dataclass(frozen=True)
