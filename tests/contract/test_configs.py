@@ -125,19 +125,42 @@ def test_paper_recipe_has_the_published_hyper_parameters(path: Path) -> None:
     assert recipe.llm.pad_token and recipe.llm.pad_token.startswith("<")  # a special token, never one of the text
 
 
-def test_the_published_start_layers_are_shipped() -> None:
+def test_every_published_experiment_is_shipped() -> None:
     names = {path.stem for path in RECIPES}
     for row in PUBLISHED["fine"]:
-        if row["llm"] in PAPER_LLMS and row["method"] in ("full", "proxyv", "proxyv_ns"):
-            start = "" if row["start_layer"] is None else f"-l{row['start_layer']}"
-            assert f"{row['llm']}-{row['method']}{start}" in names
+        start = "" if row["start_layer"] is None else f"-l{row['start_layer']}"
+        assert f"{row['llm']}-{row['method']}{start}" in names
+
+
+@pytest.mark.parametrize("llm", PAPER_LLMS)
+def test_figure_2_masks_the_published_shares(llm: str) -> None:
+    folder = CONFIGS / "ablations" / "figure-2-mask-attention"
+    recipes = [load_recipe(path) for path in folder.glob(f"{llm}-*.yaml")]
+    layers = recipes[0].llm.config["num_hidden_layers"]
+    shares = [float(share) for share in PUBLISHED["figure2_mask_attention"][llm]]
+    starts = [layers - round(share * layers) for share in shares]
+    assert sorted(recipe.method["start_layer"] for recipe in recipes) == sorted(starts)
+    for recipe in recipes:
+        assert recipe.name == f"{llm}-mask_attention-l{recipe.method['start_layer']}"
+        assert (recipe.run_stages, recipe.start_from) == ([], f"runs/{llm}-full")
+
+
+def test_recipe_names_are_unique() -> None:  # a sweep over any of them needs it
+    names = [path.stem for path in RECIPES]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("path", PARTS, ids=name_of)
-def test_part_loads_alone_and_is_used(path: Path) -> None:
+def test_part_loads_alone_and_is_used(path: Path, tmp_path: Path) -> None:
     load_recipe(path)
-    users = [recipe for recipe in RECIPES if path.resolve() in parts_of(recipe)]
-    assert users, f"no recipe uses {name_of(path)}"
+    if path.parent.name == "method":  # no recipe need use it: it fits the paper's baseline as it is
+        baseline = CONFIGS / "recipes" / "vicuna-7b-full.yaml"
+        (tmp_path / "with.yaml").write_text(f"parts: [{baseline}, {path}]")
+        recipe = load_recipe(tmp_path / "with.yaml")
+        assert build_model(recipe, device="meta").config.method["name"] == recipe.method["name"]
+    else:
+        users = [recipe for recipe in RECIPES if path.resolve() in parts_of(recipe)]
+        assert users, f"no recipe uses {name_of(path)}"
 
 
 def parts_of(path: Path) -> set[Path]:
