@@ -88,7 +88,10 @@ class Combination(Method):
         with _named("before_llm"):
             first.check(config, tokens)
         with _named("inside_llm"):
-            for left in sorted({one.tokens_per_crop(tokens) for one in (first, *first.training_passes())}):
+            second.check(config, first.tokens_per_crop(tokens))
+        for one in first.training_passes():
+            left = one.tokens_per_crop(tokens)
+            with _named("inside_llm", f" (a training pass of '{first.name}' leaves {left} tokens of a crop)"):
                 second.check(config, left)
 
     def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
@@ -123,9 +126,9 @@ def _overrides(method: Method, hooks: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Errors about a field of one of the two name it as the recipe does."""
+def _named(place: str, hint: str = "") -> Iterator[None]:
+    """Errors about a field of one of the two name it as the recipe does, and end with the hint."""
     try:
         yield
     except UserError as error:
-        raise UserError(str(error).replace("method.", f"method.{place}.", 1)) from error
+        raise UserError(str(error).replace("method.", f"method.{place}.", 1) + hint) from error
