@@ -142,27 +142,39 @@ def run_profile(args: argparse.Namespace) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> None:
-    """Measure prefill, decoding and memory, interleaved with the compared method in one run."""
-    from proxyv.environment import default_device
-    from proxyv.profiling import bench_recipe
+    """Time prefill, decoding and memory of several models side by side in one run, at every setting asked for."""
+    from proxyv.profiling.bench import bench_recipes, bench_tables, read_recipes, read_result
+    from proxyv.report import replace_table
 
-    result = bench_recipe(
-        _recipe(args),
-        compare=args.compare,
-        model_path=args.model,
-        device=args.device or default_device(),
-        dtype=args.dtype,
-        crops=args.crops,
-        text_tokens=args.text_tokens,
-        batch_size=args.batch_size,
-        new_tokens=args.new_tokens,
-        warmup=args.warmup,
-        repeats=args.repeats,
-        attention=args.attention,
-        fold=args.fold,
-    )
-    write(args.output, result)
-    show(result, args.json, flat_lines(result))
+    if all(word.endswith(".json") for word in args.recipes):  # of earlier runs
+        results = [read_result(word) for word in args.recipes]
+        tables = bench_tables(results, args.compare)
+    else:
+        result = bench_recipes(
+            read_recipes(args.recipes, args.overrides),
+            compare=None if args.compare == "none" else args.compare or "full",
+            model_path=args.model,
+            device=args.device,
+            dtype=args.dtype,
+            batch_sizes=args.batch_size,
+            crops=args.crops or [None],
+            attentions=args.attention or [None],
+            text_tokens=args.text_tokens,
+            new_tokens=args.new_tokens,
+            warmup=args.warmup,
+            repeats=args.repeats,
+            splits=args.splits,
+            fold=args.fold,
+            peak=args.peak,
+        )
+        results, tables = [result], bench_tables([result])
+        if args.output is not None:
+            write(args.output, result)
+            Path(args.output).with_suffix(".md").write_text(tables, encoding="utf-8")
+    if args.into is not None:
+        document, _, name = args.into.partition("#")
+        replace_table(document, name, tables)
+    show(results[0] if len(results) == 1 else {"results": results}, args.json, [tables.rstrip()])
 
 
 def run_generate(args: argparse.Namespace) -> None:
@@ -315,18 +327,30 @@ def _add_measuring(add: Add) -> None:
     _add_recipe(sub)
     _add_shape(sub)
 
-    sub = add("bench", run_bench, f"{RECIPE_EXAMPLE} --device cuda --dtype bfloat16", figures=True)
-    _add_recipe(sub)
-    _add_shape(sub, compare="full")
-    sub.add_argument("--model", help="folder of trained weights (default: random weights)")
+    sub = add("bench", run_bench, f"{RECIPE_EXAMPLE} pyramiddrop '{{name: random, tokens: 144}}' --peak", figures=True)
+    sub.set_defaults(overridable=True)
+    sub.add_argument(
+        "recipes",
+        nargs="+",
+        help="recipe YAML files (--field.subfield value for all); behind the first also methods on its LLM and tower, "
+        "by name or as {name: …, field: …}. Or results of earlier runs (.json), to print their tables",
+    )
+    sub.add_argument("--compare", help="what ratios are to: a method, a recipe file, or none (default: full)")
+    sub.add_argument("--crops", type=int, nargs="+", help="of the one picture (default: the most the recipe allows)")
+    sub.add_argument("--batch_size", type=int, nargs="+", default=[1])
+    sub.add_argument("--attention", nargs="+", help="eager, sdpa, flex_attention, … (default: the first recipe's)")
+    sub.add_argument("--text_tokens", type=int, default=50)
+    sub.add_argument("--new_tokens", type=int, default=10, help="decoding steps")
+    sub.add_argument("--warmup", type=int, default=2, help="rounds that do not count")
+    sub.add_argument("--repeats", type=int, default=10, help="rounds of all models in turn")
+    sub.add_argument("--splits", type=int, default=3, help="rounds that also split a prefill into its parts")
+    sub.add_argument("--peak", action="store_true", help="measure the device's rate of matrix products as well")
+    sub.add_argument("--fold", default="no", help="merge the methods' linear maps: yes, no, or both to compare")
+    sub.add_argument("--model", help="folder of trained weights for the first recipe (default: random weights)")
     sub.add_argument("--device", help="cpu, cuda, … (default: cuda where there is one)")
     sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
-    sub.add_argument("--batch_size", type=int, default=1)
-    sub.add_argument("--new_tokens", type=int, default=10, help="decoding steps")
-    sub.add_argument("--warmup", type=int, default=2)
-    sub.add_argument("--repeats", type=int, default=10, help="measured pairs")
-    sub.add_argument("--attention", help="attention back-end of both models (default: the recipe's)")
-    sub.add_argument("--fold", action="store_true", help="merge the method's linear maps first")
+    sub.add_argument("--output", help="JSON file for the result; its tables go into a .md beside it")
+    sub.add_argument("--into", metavar="FILE#NAME", help="also renew the table of that name in a document")
 
 
 def _add_checkpoints(add: Add) -> None:
