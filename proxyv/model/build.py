@@ -103,6 +103,13 @@ def image_processor(recipe: Recipe) -> ProxyVImageProcessor:
     )
 
 
+def switch_method(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor, fields: dict[str, Any]) -> None:
+    """As the model's own `switch_method`; its processor then makes the crops that the method allows."""
+    model.switch_method(fields)
+    images = processor.image_processor
+    images.grid = [list(pair) for pair in model.method.limit_grid(images.grid)]
+
+
 def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     source = recipe.llm.tokenizer or recipe.llm.pretrained
     if source == "characters":

@@ -28,6 +28,7 @@ from proxyv.evaluation import evaluate_suite
 from proxyv.evaluation.loading import load_for_evaluation
 from proxyv.evaluation.results import write_json
 from proxyv.methods import make_method
+from proxyv.model.build import switch_method
 from proxyv.profiling import profile_recipe
 from proxyv.sweep.results import SHARED, collect, seed_folder, write_results
 from proxyv.sweep.shared import own_recipe, shared_recipe
@@ -127,7 +128,7 @@ def evaluate_run(recipe: Recipe, run: Path, *, batch_size: int, device: str | No
         raise UserError(f"{recipe.name}: suite: the recipe names none; give it one")
     if recipe.run_stages == []:
         loaded = load_for_evaluation(str(recipe.start_from), device)
-        loaded.model.switch_method(recipe.method)
+        switch_method(loaded.model, loaded.processor, recipe.method)
         if any(loaded.model.module_group(name) == "method" for name, _ in loaded.model.named_parameters()):
             raise UserError(f"{recipe.name}: run_stages: empty, but the method has weights to train; name a stage")
     else:

@@ -20,7 +20,7 @@ from proxyv.data.order import TrainingOrder, steps_of
 from proxyv.data.training_data import TrainingData
 from proxyv.environment import environment
 from proxyv.errors import UserError
-from proxyv.model.build import build_model, build_processor
+from proxyv.model.build import build_model, build_processor, switch_method
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor
 from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
@@ -86,7 +86,7 @@ def load_start(recipe: Recipe, start: Path | None) -> tuple[ProxyVForConditional
         processor = ProxyVProcessor.from_pretrained(source)
         model = load_model(source, dtype=torch.float32, attn_implementation=recipe.attention)
         merge_adapters(model)
-        model.switch_method(recipe.method)
+        switch_method(model, processor, recipe.method)
     check_vocabulary(model, processor)
     sanitise_generation(model)
     return model, processor

@@ -6,7 +6,7 @@ import torch
 from proxyv.errors import UserError
 from proxyv.methods import make_method
 from proxyv.methods.base import Prompt
-from proxyv.model.build import build_processor
+from proxyv.model.build import build_processor, switch_method
 from proxyv.model.layout import make_layout
 from tests.fake_view import FakeView
 from tests.tiny import picture, tiny_model, tiny_recipe
@@ -82,6 +82,15 @@ def test_a_limited_processor_is_saved_and_loaded(tmp_path):
     again = type(processor).from_pretrained(tmp_path)
     assert again.image_processor.grid == []
     assert again(text=["<image>"], images=[[picture()]])["crops_per_image"].tolist() == [1]
+
+
+def test_switched_on_for_a_trained_model_it_limits_its_processor():
+    model, processor = tiny_model("llama", {"name": "full"})
+    switch_method(model, processor, {"name": "smaller_image", "max_crops": 3})
+    assert processor.image_processor.grid == [[1, 2], [2, 1]]
+    inputs = processor(text=["A <image> B"], images=[[picture(50, 150)]])
+    assert inputs["crops_per_image"].tolist() == [3]
+    model(**inputs)
 
 
 @pytest.mark.parametrize(
