@@ -25,7 +25,8 @@ def masked_back_end(back_end: str) -> str:
     """
     if back_end in BACK_ENDS:
         return back_end
-    if back_end.startswith(("flash_attention", "flex_attention")):
+    # What transformers takes from the hub where flash-attn is not installed is called by its repository.
+    if back_end.startswith(("flash_attention", "flex_attention", "kernels-community/")):
         return "sdpa"
     raise UserError(
         f"attention: '{back_end}' is unknown; use {', '.join(BACK_ENDS)}, flex_attention or flash_attention_2"

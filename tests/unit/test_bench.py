@@ -13,6 +13,8 @@ import torch
 from proxyv.cli import main
 from proxyv.config import save_recipe
 from proxyv.errors import UserError
+from proxyv.model.attention import masked_back_end
+from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.profiling import profile_recipe
 from proxyv.profiling.bench import bench_recipe, bench_recipes, bench_tables, read_recipes, read_result
 from proxyv.profiling.bench import cells as cells_module
@@ -112,6 +114,20 @@ def test_what_cannot_run_is_a_cell_with_its_reason(monkeypatch, clockless):
     lines = bench_tables([result]).splitlines()
     assert lines[2].startswith("| full | eager | not measured: out of memory | – |")
     assert [line.split(" | ")[0] for line in lines if "flash" in line] == ["| all models"]
+
+
+def test_a_back_end_that_cannot_be_switched_on_is_a_cell_too(monkeypatch, clockless):
+    def absent(model, name):
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr(ProxyVForConditionalGeneration, "set_attn_implementation", absent)
+    result = bench_recipes([DROP], compare=None, attentions=["sdpa", "eager"], **QUICK)
+    assert [cell["failed"] for cell in result["cells"]] == [None, "OSError: no route to the hub"]
+
+
+def test_flash_attention_from_the_hub_is_known():
+    """transformers takes it where the package kernels is installed and flash-attn is not, and calls it so."""
+    assert masked_back_end("kernels-community/flash-attn2") == masked_back_end("flash_attention_2") == "sdpa"
 
 
 def test_a_mistake_in_the_program_is_no_cell(monkeypatch):

@@ -92,16 +92,27 @@ def time_cells(
 def _turn(cells: Sequence[Cell], index: int) -> Iterator[Cell]:
     """The cells that have not failed, setting after setting, with their back-end switched on. Within a setting the
     round decides who begins, so that nobody always runs behind the same neighbour."""
-    for setting, group in groupby(cells, key=lambda cell: cell.setting):
+    for _, group in groupby(cells, key=lambda cell: cell.setting):
         alive = [cell for cell in group if cell.failed is None]
         first = index % max(len(alive), 1)
         for cell in [*alive[first:], *alive[:first]]:
-            model = cell.candidate.model
-            with _failing(cell):
-                if model.config._attn_implementation != setting.attention:
-                    model.set_attn_implementation(setting.attention)
-            if cell.failed is None:
+            if _switch(cell):
                 yield cell
+
+
+def _switch(cell: Cell) -> bool:
+    """Switch a model's back-end on. False where it cannot be had: not for this device, or not from the hub."""
+    model, attention = cell.candidate.model, cell.setting.attention
+    if model.config._attn_implementation != attention:
+        try:
+            model.set_attn_implementation(attention)
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            cell.failed = _one_line(error)
+    return cell.failed is None
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 @contextmanager
@@ -115,7 +126,7 @@ def _failing(cell: Cell) -> Iterator[None]:
     except torch.OutOfMemoryError:
         cell.failed = "out of memory"
     except (ImportError, RuntimeError) as error:
-        cell.failed = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        cell.failed = _one_line(error)
 
 
 def _note(rounds: Rounds, figures: dict[str, float]) -> None:
