@@ -8,16 +8,14 @@ their own, and their caches hold those rows only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
 from transformers.cache_utils import Cache
 
-from proxyv.errors import UserError
-from proxyv.methods.base import Method, Plan, Selection
+from proxyv.methods.base import Method, Selection
 from proxyv.methods.live_rows import LiveRows, live_rows, received_attention, take_rows
-from proxyv.model.cache import DecodeRows, KeptRows, Stretch, keep_rows, row_mask
+from proxyv.methods.own_rows import RowsLayer, RowsPlan, check_row_order
 from proxyv.model.families import Family, family_of, put_in_front
 from proxyv.model.layout import Layout
 
@@ -47,11 +45,7 @@ class DroppingMethod(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         family_of(config.text_config)
-        if config.newline_positions != "natural":
-            raise UserError(
-                f"method.name: {self.name} takes rows in the order of their positions; "
-                'set vision.newline_positions to "natural"'
-            )
+        check_row_order(config, self.name)
 
     def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
         llm = model.language_model
@@ -64,10 +58,16 @@ class DroppingMethod(Method):
 
     def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> DroppingPlan:
         llm = model.language_model
-        schedule = self.schedule(llm.config.num_hidden_layers)
         # Detached: with gradient checkpointing, a layer's second pass must record what its first one did.
         like = embeddings.detach()
-        return DroppingPlan(self, schedule, llm, like, live_rows(layout, like.device), layout.prompt_length)
+        return DroppingPlan(
+            llm=llm,
+            embeddings=like,
+            first=live_rows(layout, like.device),
+            prompt_length=layout.prompt_length,
+            method=self,
+            schedule=self.schedule(llm.config.num_hidden_layers),
+        )
 
 
 class Ranking(Selection):
@@ -94,29 +94,20 @@ class KeyTap:
         return (key, value) if self.cache is None else self.cache.update(key, value, *args, **kwargs)
 
 
-@dataclass
-class DroppingPlan(Plan):
+@dataclass(kw_only=True)
+class DroppingPlan(RowsPlan):
     """Which rows each layer of one prefill works on. Filled in layer by layer; a layer that runs again, for gradient
     checkpointing, finds what the first pass chose."""
 
     method: DroppingMethod
     schedule: dict[int, float]
-    llm: Any
-    embeddings: torch.Tensor  # (B, L, D) for dtype and device of masks and tables
-    first: LiveRows
-    prompt_length: int  # see KeptRows
-    rows: dict[int, LiveRows] = field(default_factory=dict)  # by layer, from the first that drops
+    rows: dict[int, LiveRows] = field(default_factory=dict)  # by layer, from the first that ranks or drops
     old_places: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that drops, (B, Q)
     scores: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that ranks, (I, K)
-    latest: tuple[LiveRows, Stretch] | None = None  # neighbouring layers mostly work on the same rows
 
     def left(self, values: torch.Tensor, fill: int) -> torch.Tensor:
         rows = self.rows[max(self.rows)] if self.rows else self.first
         return rows.take(values).masked_fill(~rows.valid.to(values.device), fill)
-
-    def ranks_behind(self, layer: int) -> bool:
-        """Whether the attention of `layer` is to rank for the next, and has not yet."""
-        return self.method.ranks_by_layer_before and self.drops_at(layer + 1) and layer not in self.scores
 
     def entering(self, layer: int) -> LiveRows:
         """The rows that come out of the layer before."""
@@ -143,82 +134,35 @@ class DroppingPlan(Plan):
         """The rows of a layer at whose entrance nothing is dropped, or was dropped before."""
         return self.rows.setdefault(layer, self.entering(layer))
 
-    def stretch(self, rows: LiveRows) -> Stretch:
-        """Mask and rotary tables of these rows."""
-        if self.latest is None or self.latest[0] is not rows:
-            like = rows.take(self.embeddings[..., :1])
-            mask = row_mask(self.llm.config, like, rows.valid if rows.padded else None)
-            # `forward`, not a call: sharded training records which modules are called, in the same order everywhere.
-            tables = self.llm.model.rotary_emb.forward(self.embeddings, rows.position_ids)
-            self.latest = rows, Stretch(mask, tables)
-        return self.latest[1]
 
-    def remember(self, cache: Cache | None, layer: int, rows: LiveRows) -> None:
-        """Let a layer's cache know its rows."""
-        if cache is not None:
-            # Behind dropped tokens a position is not the number of rows before it.
-            known = KeptRows(rows.valid, rows.position_ids[:, -1] + 1, rows.padded, self.prompt_length)
-            keep_rows(cache, layer, known)
-
-
-class DroppingLayer(nn.Module):
-    """Mixin in front of a Hugging Face decoder layer: works on the rows that are left, and ranks or drops where the
-    schedule says so. Without a plan it is the plain parent layer, on the rows that its cache knows."""
+class DroppingLayer(RowsLayer):
+    """Works on the rows that are left, and ranks or drops where the schedule says so."""
 
     family: Family
     ranking: Ranking
-    self_attn: Any  # the parent layer's own
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: Any = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = False,
-        position_embeddings: Any = None,
-        vision_plan: DroppingPlan | None = None,
-        decode_rows: DecodeRows | None = None,
-        **kwargs: Any,
+    def _with_images(
+        self, hidden: torch.Tensor, index: int, plan: DroppingPlan, arguments: dict[str, Any]
     ) -> torch.Tensor:
         """(B, rows that come in, D) → (B, rows that are left, D)."""
-        index = self.self_attn.layer_idx
-        stretch, tap = None, None
-        if vision_plan is not None:
-            hidden_states = self._enter(hidden_states, index, vision_plan)
-            rows = vision_plan.pass_on(index)
-            vision_plan.remember(past_key_values, index, rows)
-            stretch = vision_plan.stretch(rows)
-            tap = KeyTap(past_key_values) if vision_plan.ranks_behind(index) else None
-        elif decode_rows is not None:
-            stretch = decode_rows.of(index)
-        if stretch is not None:
-            # Gaps between positions must not be read as the ends of packed sequences: no position_ids.
-            attention_mask, position_embeddings, position_ids = stretch.mask, stretch.position_embeddings, None
-        output = cast(Any, super()).forward(
-            hidden_states,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values if tap is None else tap,
-            use_cache=use_cache,
-            position_embeddings=position_embeddings,
-            **kwargs,
-        )
-        if vision_plan is not None and tap is not None:
-            vision_plan.scores[index] = self._rank(hidden_states, rows, vision_plan, tap.key)
-        return cast(torch.Tensor, output)
+        before = plan.method.ranks_by_layer_before
+        if plan.drops_at(index):
+            if index not in plan.rows:
+                plan.drop(index, plan.scores[index - 1] if before else self._rank(hidden, plan, plan.entering(index)))
+            hidden = take_rows(hidden, plan.old_places[index])
+        rows = plan.pass_on(index)
+        cache = arguments.get("past_key_values")
+        plan.remember(cache, index, rows)
+        if not before or index in plan.scores or not plan.drops_at(index + 1):
+            return self._parent(hidden, plan.stretch(rows), arguments)
+        tap = KeyTap(cache)
+        output = self._parent(hidden, plan.stretch(rows), {**arguments, "past_key_values": tap})
+        plan.scores[index] = self._rank(hidden, plan, rows, tap.key)
+        return output
 
-    def _enter(self, hidden: torch.Tensor, index: int, plan: DroppingPlan) -> torch.Tensor:
-        """Drop what leaves at this layer's entrance."""
-        if not plan.drops_at(index):
-            return hidden
-        if index not in plan.rows:
-            before = plan.method.ranks_by_layer_before
-            scores = plan.scores[index - 1] if before else self._rank(hidden, plan.entering(index), plan, None)
-            plan.drop(index, scores)
-        return take_rows(hidden, plan.old_places[index])
-
-    def _rank(self, hidden: torch.Tensor, rows: LiveRows, plan: DroppingPlan, key: torch.Tensor | None) -> torch.Tensor:
+    def _rank(
+        self, hidden: torch.Tensor, plan: DroppingPlan, rows: LiveRows, key: torch.Tensor | None = None
+    ) -> torch.Tensor:
         tables = plan.stretch(rows).position_embeddings
         scores: torch.Tensor = self.ranking(self, self.family, hidden, rows, tables, key)
         return scores

@@ -1,8 +1,9 @@
 """Which rows are still there, for the methods that drop vision tokens between decoder layers, and how tokens are
 ranked by the attention that text gives them.
 
-Letters: B samples, Q rows per sample (padded on the left), I images of the batch, K vision tokens of an image that
-are left (padded), O rows per sample that are never dropped (padded), A asking rows per sample (padded).
+Letters: B samples, Q rows per sample (padded on the left), I images of the batch (or crops, where each is ranked for
+itself), K vision tokens of an image that are left (padded), O rows per sample that are never dropped (padded), A
+asking rows per sample (padded).
 """
 
 from __future__ import annotations
@@ -55,6 +56,16 @@ class LiveRows:
         """(B, rows of the layout, …) → (B, Q, …)."""
         return take_rows(values, self.index)
 
+    def put(self, values: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
+        """The inverse of `take`: `into` (B, rows of the layout, D), where these rows take `values` (B, Q, D)."""
+        place = self.index.masked_fill(~self.valid, into.shape[1])  # padding goes behind, and is cut off
+        room = torch.cat([into, into.new_zeros(len(into), 1, into.shape[2])], 1)
+        return room.scatter(1, place[..., None].expand_as(values), values)[:, :-1]
+
+    def of_vision(self, values: torch.Tensor) -> torch.Tensor:
+        """Of values (B, Q), those of each image's vision tokens (I, K)."""
+        return values[torch.tensor(self.samples, device=values.device)].gather(1, self.vision)
+
     def best(self, scores: torch.Tensor, counts: Sequence[int]) -> tuple[LiveRows, torch.Tensor]:
         """Keep each image's best vision tokens and all other rows, in reading order and at their old positions.
 
@@ -103,17 +114,20 @@ class LiveRows:
         return columns < torch.tensor(tuple(counts), device=like.device)[:, None]
 
 
-def live_rows(layout: Layout, device: torch.device) -> LiveRows:
-    """All rows of a layout. Vision tokens of an image are one set of candidates, over all its crops."""
+def live_rows(layout: Layout, device: torch.device, per_crop: bool = False) -> LiveRows:
+    """All rows of a layout. Vision tokens of an image are one set of candidates, over all its crops, or those of a
+    crop are."""
     others, other_valid = _to_the_left(layout.valid & ~layout.is_vision)
     asking = (layout.asks & layout.valid).gather(1, others) & other_valid
     asks, asks_valid = _to_the_left(asking)
     present = layout.present
     full = torch.full_like(layout.newline_rows, layout.vision_rows.shape[1])
-    per_crop = (full if layout.counts is None else layout.counts).tolist()
-    ends = torch.tensor(layout.crops_of_image).cumsum(0).tolist()
+    tokens_of_crop = (full if layout.counts is None else layout.counts).tolist()
+    together = (1,) * len(tokens_of_crop) if per_crop else layout.crops_of_image
+    samples = tuple(layout.sample_of_crop.tolist()) if per_crop else layout.sample_of_image
+    ends = torch.tensor(together).cumsum(0).tolist()
     starts = [0, *ends[:-1]]
-    counts = tuple(sum(per_crop[a:b]) for a, b in zip(starts, ends, strict=True))
+    counts = tuple(sum(tokens_of_crop[a:b]) for a, b in zip(starts, ends, strict=True))
     rows = layout.vision_rows % layout.length
     vision = rows.new_zeros(len(counts), max(counts))
     for image, (a, b) in enumerate(zip(starts, ends, strict=True)):
@@ -126,7 +140,7 @@ def live_rows(layout: Layout, device: torch.device) -> LiveRows:
         layout.position_ids.to(device),
         vision.to(device),
         counts,
-        layout.sample_of_image,
+        samples,
         others.to(device),
         tuple(other_valid.sum(1).tolist()),
         asks.to(device),
@@ -171,8 +185,7 @@ def received_attention(
     weights = scores.float().masked_fill(~seen[:, None], torch.finfo(torch.float32).min).softmax(-1).mean(1)
     real = rows.asks_valid[:, :, None]
     received = (weights * real).sum(1) / real.sum(1).clamp(min=1)  # (B, Q)
-    samples = torch.tensor(rows.samples, device=hidden.device)
-    return received[samples].gather(1, rows.vision)
+    return rows.of_vision(received)
 
 
 def _to_the_left(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

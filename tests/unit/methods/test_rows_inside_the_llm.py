@@ -10,6 +10,8 @@ METHODS = [
     {"name": "pyramiddrop", "layers": [1, 2], "keep": [0.5, 0.25]},
     {"name": "g_search", "shares": [1.0, 1.0, 0.4]},
     {"name": "p_sigmoid", "steepness": 1.0, "budget": 0.6, "full_layers": 1},
+    {"name": "videollm_mod", "keep": 0.3},
+    {"name": "videollm_mod", "keep": 0.3, "layers": "all", "weighting": "bounded"},
 ]
 SAMPLES = [
     ("A <image> B", [picture(60, 40, 1)]),

@@ -1,0 +1,96 @@
+"""Decoder layers that work on rows of their own: what methods share that drop vision tokens, or let them skip layers.
+
+The plan knows each layer's rows; the mixin hands mask and positions of these rows to Hugging Face's own layer, in
+place of what the stock model hands to all. In the prefill they come from the plan, later from the layer's cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+
+from proxyv.errors import UserError
+from proxyv.methods.base import Plan
+from proxyv.methods.live_rows import LiveRows
+from proxyv.model.cache import DecodeRows, KeptRows, Stretch, keep_rows, row_mask
+from proxyv.model.configuration import ProxyVConfig
+
+
+def check_row_order(config: ProxyVConfig, name: str) -> None:
+    """Raise UserError where rows do not stand in the order of their positions, by which they are masked here."""
+    if config.newline_positions != "natural":
+        raise UserError(
+            f"method.name: {name} takes rows in the order of their positions; set vision.newline_positions to natural"
+        )
+
+
+@dataclass(kw_only=True)
+class RowsPlan(Plan):
+    """What the layers of one prefill share."""
+
+    llm: Any
+    embeddings: torch.Tensor  # (B, L, D) without gradient, for dtype and device of masks and tables
+    first: LiveRows  # all rows
+    prompt_length: int  # see KeptRows
+    latest: tuple[LiveRows, Stretch, KeptRows] | None = None  # neighbouring layers often work on the same rows
+
+    def stretch(self, rows: LiveRows) -> Stretch:
+        """Mask and rotary tables of these rows."""
+        return self._known(rows)[1]
+
+    def remember(self, cache: Cache | None, layer: int, rows: LiveRows) -> None:
+        """Let a layer's cache know its rows."""
+        if cache is not None:
+            keep_rows(cache, layer, self._known(rows)[2])
+
+    def _known(self, rows: LiveRows) -> tuple[LiveRows, Stretch, KeptRows]:
+        if self.latest is None or self.latest[0] is not rows:
+            like = rows.take(self.embeddings[..., :1])
+            mask = row_mask(self.llm.config, like, rows.valid if rows.padded else None)
+            # `forward`, not a call: sharded training records which modules are called, in the same order everywhere.
+            tables = self.llm.model.rotary_emb.forward(self.embeddings, rows.position_ids)
+            # Behind dropped tokens a position is not the number of rows before it.
+            kept = KeptRows(rows.valid, rows.position_ids[:, -1] + 1, rows.padded, self.prompt_length)
+            self.latest = rows, Stretch(mask, tables), kept
+        return self.latest
+
+
+class RowsLayer(nn.Module):
+    """Mixin in front of a Hugging Face decoder layer. With a plan (prefill with images) `_with_images` runs in its
+    place; without one it is the plain parent layer, on the rows that its cache knows."""
+
+    self_attn: Any  # the parent layer's own
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        vision_plan: Any = None,
+        decode_rows: DecodeRows | None = None,
+        **arguments: Any,
+    ) -> torch.Tensor:
+        """(B, rows that come in, D) → (B, rows that are left, D); `arguments` are the parent's."""
+        index = self.self_attn.layer_idx
+        if vision_plan is not None:
+            return self._with_images(hidden_states, index, vision_plan, arguments)
+        output = self._parent(hidden_states, None if decode_rows is None else decode_rows.of(index), arguments)
+        return self._touch(output) if self.training and torch.is_grad_enabled() else output
+
+    def _with_images(self, hidden: torch.Tensor, index: int, plan: Any, arguments: dict[str, Any]) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Add zero, through this layer's own modules: a rank whose micro-batch has no image must still take part
+        in the gradient exchange of every trained module, else the others wait for it forever."""
+        return hidden
+
+    def _parent(self, hidden: torch.Tensor, stretch: Stretch | None, arguments: dict[str, Any]) -> torch.Tensor:
+        """The parent layer on rows (B, Q, D) with their own mask and positions."""
+        if stretch is not None:
+            own = {"attention_mask": stretch.mask, "position_embeddings": stretch.position_embeddings}
+            # Gaps between positions must not be read as the ends of packed sequences: no position_ids.
+            arguments = {**arguments, **own, "position_ids": None}
+        return cast(torch.Tensor, cast(Any, super()).forward(hidden, **arguments))

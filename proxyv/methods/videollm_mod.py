@@ -1,0 +1,142 @@
+"""VideoLLM-MoD: in chosen decoder layers, a router lets a fifth of the vision tokens through; the rest skip the layer.
+
+Paper: "VideoLLM-MoD: Efficient Video-Language Streaming with Mixture-of-Depths Vision Computation", NeurIPS 2024,
+arXiv 2408.16730. Source of the details: the paper's text; there is no code. A linear map μ = w·x scores the vision
+tokens of a frame, and the best share `keep` of them go through attention and FFN together with all text. A token that
+skips the layer is neither query nor key in it and stays as it is; of one that goes through, the layer's update is
+multiplied by μ; text is processed as ever. Ablated in the paper: every layer or every second one, from the start or
+from layer 2 on ("deep").
+Deviations: a crop stands for a frame, newlines for text; positions stay. Which of two neighbours every second layer
+means is not said: here the first layer is an ordinary one. μ of a fresh router scales updates by arbitrary numbers, so
+it must be trained; `weighting: bounded` multiplies by 1 + 0.2 · tanh(w·x) instead, w from zero, as p-MoD does (arXiv
+2412.04449; its weights of skipped tokens and its shares that shrink over depth are left out). A router in the last layer gets no gradient, since nothing
+reads the vision tokens behind it: it chooses as it did from the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+from proxyv.config import suggest
+from proxyv.errors import UserError
+from proxyv.methods.base import Method, Selection
+from proxyv.methods.live_rows import LiveRows, live_rows
+from proxyv.methods.own_rows import RowsLayer, RowsPlan, check_row_order
+from proxyv.model.families import family_of, put_in_front
+from proxyv.model.layout import Layout
+
+if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
+    from proxyv.model.configuration import ProxyVConfig
+    from proxyv.model.modeling import ProxyVForConditionalGeneration
+
+LAYERS = {  # (first layer, step)
+    "all": (0, 1),
+    "interleaved": (1, 2),
+    "all_deep": (2, 1),
+    "interleaved_deep": (3, 2),
+}
+
+
+@dataclass(frozen=True)
+class VideoLLMMoD(Method):
+    """A share `keep` of each crop's vision tokens goes through the chosen layers."""
+
+    name: ClassVar[str] = "videollm_mod"
+    modules: ClassVar[tuple[str, ...]] = ("router",)
+
+    keep: float = 0.2
+    layers: str = "interleaved"
+    weighting: str = "linear"  # "bounded": as p-MoD
+
+    def chosen(self, layers: int) -> range:
+        """The layers with a router, of an LLM's `layers`; both count from 0."""
+        first, step = LAYERS[self.layers]
+        return range(first, layers, step)
+
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        family_of(config.text_config)
+        check_row_order(config, self.name)
+        if not 0 < self.keep <= 1:
+            raise UserError(f"method.keep: {self.keep} must be a share above 0, up to 1")
+        if self.layers not in LAYERS:
+            raise UserError(f"method.layers: '{self.layers}' is unknown{suggest(self.layers, LAYERS)}")
+        if self.weighting not in WEIGHTINGS:
+            raise UserError(f"method.weighting: '{self.weighting}' is unknown{suggest(self.weighting, WEIGHTINGS)}")
+        layers = config.text_config.num_hidden_layers
+        if not self.chosen(layers):
+            raise UserError(f"method.layers: '{self.layers}' names none of the LLM's {layers} layers; use all")
+
+    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+        llm = model.language_model
+        for _, layer in put_in_front(llm, RoutedLayer, self.chosen(llm.config.num_hidden_layers)):
+            layer.router = WEIGHTINGS[self.weighting](llm.config.hidden_size, 1, bias=False)
+
+    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> RoutedPlan:
+        device = embeddings.device
+        return RoutedPlan(
+            llm=model.language_model,
+            embeddings=embeddings.detach(),
+            first=live_rows(layout, device, per_crop=True),
+            prompt_length=layout.prompt_length,
+            keep=self.keep,
+            is_vision=layout.is_vision.to(device),
+        )
+
+
+class Router(nn.Linear, Selection):
+    """Scores rows (…, D) → (…, 1), by which they are chosen and their update is weighted."""
+
+
+class BoundedRouter(Router):
+    """Weights between 0.8 and 1.2; a fresh one says 1, so that the layer begins as it is."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return 1 + 0.2 * torch.tanh(super().forward(rows))
+
+
+WEIGHTINGS = {"linear": Router, "bounded": BoundedRouter}
+
+
+@dataclass(kw_only=True)
+class RoutedPlan(RowsPlan):
+    """Which rows go through each chosen layer of one prefill; a layer that runs again, for gradient checkpointing,
+    finds what the first pass chose."""
+
+    keep: float
+    is_vision: torch.Tensor  # (B, L) bool
+    through: dict[int, LiveRows] = field(default_factory=dict)  # by layer
+
+    def choose(self, layer: int, weights: torch.Tensor) -> LiveRows:
+        """Text and the vision tokens with the largest weights (B, L) of each crop."""
+        if layer not in self.through:
+            counts = [round(count * self.keep) for count in self.first.counts]
+            self.through[layer], _ = self.first.best(self.first.of_vision(weights), counts)
+        return self.through[layer]
+
+
+class RoutedLayer(RowsLayer):
+    """Takes the chosen rows through the parent layer, and passes the others on."""
+
+    router: Router
+
+    def _with_images(
+        self, hidden: torch.Tensor, index: int, plan: RoutedPlan, arguments: dict[str, Any]
+    ) -> torch.Tensor:
+        """(B, L, D) → (B, L, D)."""
+        weights = self.router(hidden)
+        rows = plan.choose(index, weights.detach()[..., 0])
+        plan.remember(arguments.get("past_key_values"), index, rows)
+        before = rows.take(hidden)
+        after = self._parent(before, plan.stretch(rows), arguments)
+        weighted = before + rows.take(weights) * (after - before)
+        return rows.put(torch.where(rows.take(plan.is_vision)[..., None], weighted, after), into=hidden)
+
+    def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + 0.0 * self.router(hidden).sum()
