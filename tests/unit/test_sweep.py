@@ -175,11 +175,13 @@ def test_shared_stages_must_be_the_same_for_all(tmp_path):
 def test_a_training_free_recipe_is_evaluated_from_its_start(tmp_path):
     trained = sweep([write_recipe(tmp_path, "base")], tmp_path / "sweep", batch_size=2)
     start = dict(start_from=str(tmp_path / "sweep" / "base" / "seed-0"), run_stages=[])
-    paths = [write_recipe(tmp_path, "free", **start), write_recipe(tmp_path, "heavy", PROXYV, **start)]
+    masked = {"name": "mask_attention", "start_layer": 1}
+    paths = [write_recipe(tmp_path, name, m, **start) for name, m in dict(free=FULL, heavy=PROXYV, mask=masked).items()]
     found = sweep(paths, tmp_path / "sweep", batch_size=2, do=["train", "eval"])["recipes"]
     assert found["free"]["summary"] == {
         name: figure for name, figure in trained["recipes"]["base"]["summary"].items() if name != "training_loss"
     }
+    assert found["mask"]["method"] == masked and found["mask"]["seeds"] == [0] and not found["mask"]["failed"]
     assert found["heavy"]["failed"] == {
         "seed 0": "heavy: run_stages: empty, but the method has weights to train; name a stage"
     }
