@@ -13,6 +13,7 @@ import torch
 from proxyv.cli import main
 from proxyv.config import save_recipe
 from proxyv.errors import UserError
+from proxyv.methods import method_classes
 from proxyv.model.attention import masked_back_end
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.profiling import profile_recipe
@@ -24,6 +25,7 @@ from proxyv.profiling.bench.models import build_candidates
 from proxyv.profiling.bench.result import Measured, time_ratio
 from proxyv.profiling.bench.timing import PARTS, TIMES, Stopwatch, split_pass
 from proxyv.profiling.sample import make_inputs
+from tests.contract.method_settings import method_fields
 from tests.tiny import METHODS, tiny_recipe
 
 PDROP = {"name": "pyramiddrop", "layers": [1, 2], "keep": [0.5, 0.25]}
@@ -207,6 +209,15 @@ def test_real_times_add_up():
         assert cell["share_of_matrix_rate"] == pytest.approx(cell["prefill_tflops_per_second"] / rate)
     flat = bench_recipe(DROP, device="cpu", text_tokens=7, new_tokens=1, warmup=0, repeats=2)
     assert flat["vision_ms"]["median"] > 0 and flat["compare"] == "full" and len(flat["run"]) == 12
+
+
+def test_every_method_can_be_timed():
+    recipes = [named(name, method_fields(name)) for name in method_classes()]
+    result = bench_recipes(recipes, batch_sizes=[2], **QUICK)
+    assert result["baseline"] == "full"
+    for cell in result["cells"]:
+        assert cell["failed"] is None, (cell["label"], cell["failed"])
+        assert cell["parts"]["llm_ms"]["median"] > 0 and cell["prefill_flops"] > 0
 
 
 def test_device():
