@@ -117,9 +117,9 @@ class LiveRows:
 def live_rows(layout: Layout, device: torch.device, per_crop: bool = False) -> LiveRows:
     """All rows of a layout. Vision tokens of an image are one set of candidates, over all its crops, or those of a
     crop are."""
-    others, other_valid = _to_the_left(layout.valid & ~layout.is_vision)
+    others, other_valid = to_the_left(layout.valid & ~layout.is_vision)
     asking = (layout.asks & layout.valid).gather(1, others) & other_valid
-    asks, asks_valid = _to_the_left(asking)
+    asks, asks_valid = to_the_left(asking)
     present = layout.present
     full = torch.full_like(layout.newline_rows, layout.vision_rows.shape[1])
     tokens_of_crop = (full if layout.counts is None else layout.counts).tolist()
@@ -188,7 +188,7 @@ def received_attention(
     return rows.of_vision(received)
 
 
-def _to_the_left(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def to_the_left(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Columns of the chosen entries of (B, L), moved to the front: (B, n) and which of them are real."""
     count = max(int(chosen.sum(1).max()), 1)
     index = (~chosen).int().argsort(dim=1, stable=True)[:, :count]

@@ -9,8 +9,8 @@ from layer 2 on ("deep").
 Deviations: a crop stands for a frame, newlines for text; positions stay. Which of two neighbours every second layer
 means is not said: here the first layer is an ordinary one. μ of a fresh router scales updates by arbitrary numbers, so
 it must be trained; `weighting: bounded` multiplies by 1 + 0.2 · tanh(w·x) instead, w from zero, as p-MoD does (arXiv
-2412.04449; its weights of skipped tokens and its shares that shrink over depth are left out). A router in the last layer gets no gradient, since nothing
-reads the vision tokens behind it: it chooses as it did from the start.
+2412.04449; its weights of skipped tokens and its shares that shrink over depth are left out). A router in the last
+layer gets no gradient, since nothing reads the vision tokens behind it: it chooses as it did from the start.
 """
 
 from __future__ import annotations

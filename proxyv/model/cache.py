@@ -79,8 +79,33 @@ class KeptLayer(DynamicLayer):
         self.rows = self.rows.of_samples(samples.repeat_interleave(repeats))
 
 
-def keep_rows(cache: Cache, layer: int, rows: KeptRows) -> None:
-    """Make an empty layer of a cache remember its rows. Raises UserError for a cache of fixed or quantised layers."""
+class SievedLayer(KeptLayer):
+    """A cache layer whose prompt attends to all of its rows, of which it then keeps some."""
+
+    def __init__(self, rows: KeptRows, index: torch.Tensor):
+        super().__init__(rows)
+        self.index = index  # (B, K) int64 place of the kept rows among the prompt's
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As the stock layer's, but for the prompt: (B, G, rows, head size), all rows come back."""
+        if self.get_seq_length():
+            return cast(Any, super().update(key_states, value_states, *args, **kwargs))
+        index = self.index.to(key_states.device)[:, None, :, None]
+        index = index.expand(-1, key_states.shape[1], -1, key_states.shape[3])
+        super().update(key_states.gather(2, index), value_states.gather(2, index))
+        return key_states, value_states
+
+
+def keep_rows(cache: Cache, layer: int, rows: KeptRows, index: torch.Tensor | None = None) -> None:
+    """Make an empty layer of a cache remember its rows.
+
+    Args:
+        index: (B, K) int64, which of the rows that the prefill gives it they are; None: all.
+
+    Raises UserError for a cache of fixed or quantised layers.
+    """
     while len(cache.layers) <= layer:
         cache.layers.append(DynamicLayer())
     if type(cache.layers[layer]) not in (DynamicLayer, KeptLayer) or cache.layers[layer].get_seq_length():
@@ -88,7 +113,7 @@ def keep_rows(cache: Cache, layer: int, rows: KeptRows) -> None:
             f"cache: a method that drops vision tokens needs an empty dynamic cache, not "
             f"{type(cache.layers[layer]).__name__}; leave out cache_implementation"
         )
-    cache.layers[layer] = KeptLayer(rows)
+    cache.layers[layer] = KeptLayer(rows) if index is None else SievedLayer(rows, index)
 
 
 def kept_layer(cache: Cache | None, layer: int) -> KeptLayer | None:
