@@ -200,7 +200,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         start = "–" if row["start_layer"] is None else row["start_layer"]
         lines.append(
             f"| {row['llm']} | {row['method']} | {start} | {row['ours']:.1f} | {row['published']:.0f} | "
-            f"{row['difference']:+.1f} | {row['as_the_authors_computed_it']:.1f} |"
+            f"{round(row['difference'], 1) + 0.0:+.1f} | {row['as_the_authors_computed_it']:.1f} |"
         )
     notes = [
         f"{near} of {len(rows)} rows lie within a point of the published figure, the furthest {furthest:.1f} away.",

@@ -6,15 +6,27 @@ import shutil
 
 import pytest
 
-from proxyv.report import write_into
+from proxyv.profiling import comparison, efficiency
+from proxyv.report import replace_table, write_into
 from tests.support_matrix import renew
 
 
-@pytest.mark.parametrize("name", ["quickstart", "profiles", "cpu-prefill"])
+@pytest.mark.parametrize("name", ["quickstart", "cpu-prefill"])
 def test_result_tables_are_renewed(repo, tmp_path, name):
     copy = tmp_path / "README.md"
     shutil.copy(repo / "README.md", copy)
     write_into(copy, name, [repo / "eval" / "results" / name])
+    assert copy.read_text() == (repo / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "to_markdown"), [("efficiency", efficiency.to_markdown), ("methods", comparison.to_markdown)]
+)
+def test_counted_tables_are_renewed(repo, tmp_path, name, to_markdown):
+    copy = tmp_path / "README.md"
+    shutil.copy(repo / "README.md", copy)
+    result = json.loads((repo / "eval" / "results" / f"{name}.json").read_text())
+    replace_table(copy, name, to_markdown(result))
     assert copy.read_text() == (repo / "README.md").read_text()
 
 
