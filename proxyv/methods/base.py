@@ -80,6 +80,8 @@ class Method:
     approximate: ClassVar[bool] = False
     # Whether what enters the LLM is still a square grid in raster order.
     keeps_grid: ClassVar[bool] = True
+    # Whether text behind a picture reads the picture's newlines: they are no vision tokens where those are counted.
+    text_reads_newlines: ClassVar[bool] = True
 
     def limit_grid(self, grid: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
         """The (columns, rows) of crops that a picture may have, of those that the recipe allows."""

@@ -43,6 +43,7 @@ class VoCoLLaMA(Method):
     name: ClassVar[str] = "voco_llama"
     modules: ClassVar[tuple[str, ...]] = ("reducer",)
     needs: ClassVar[tuple[str, ...]] = ("dense_mask",)
+    text_reads_newlines: ClassVar[bool] = False
 
     tokens: int = 1
 

@@ -80,7 +80,8 @@ def prefill_figures(
     """FLOPs, rows and memory of one prefill by the recipe's model, as `profile_recipe` names them."""
     crops = method_crops(recipe, crops)
     prefill = run_prefill(model, crops, text_tokens)
-    by_layer = [rows - crops - text_tokens for rows in prefill.cached_rows]
+    others = text_tokens + (crops if model.method.text_reads_newlines else 0)
+    by_layer = [rows - others for rows in prefill.cached_rows]
     return {
         **prefill.flops,
         "crops": crops,

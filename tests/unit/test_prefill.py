@@ -66,6 +66,14 @@ def test_tokens_by_layer_and_cache_bytes() -> None:
     assert profile["compared"]["cache_bytes"] == 4 * 58 * 2 * 2 * 16 * 2
 
 
+def test_learned_tokens_stand_for_vision_tokens_and_newlines() -> None:
+    """Text behind the picture reads 2 learned tokens in place of 48 vision tokens and 3 newlines."""
+    profile = profile_recipe(tiny_recipe(name="voco_llama", tokens=2), text_tokens=7)
+    assert profile["vision_tokens_by_layer"] == [2] * 4
+    assert profile["cache_bytes"] == 4 * (2 + 7) * 2 * 2 * 16 * 2
+    assert profile["added_parameters"] == 2 * 64
+
+
 def test_ranking_is_part_of_the_decoder_and_told_apart() -> None:
     """One row asks: its query, keys and values of all rows, and its scores, before layers 1 (58 rows) and 3 (34)."""
     profile = profile_recipe(tiny_recipe(**PYRAMID), text_tokens=7)
