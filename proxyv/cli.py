@@ -133,7 +133,7 @@ def run_report(args: argparse.Namespace) -> None:
 
 
 def run_profile(args: argparse.Namespace) -> None:
-    """Count parameters and prefill FLOPs by running the real forward pass on the meta device."""
+    """Count a prefill's FLOPs, vision tokens and memory, and parameters, by the real forward on the meta device."""
     from proxyv.profiling import profile_recipe
 
     result = profile_recipe(_recipe(args), crops=args.crops, text_tokens=args.text_tokens, compare=args.compare)

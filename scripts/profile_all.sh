@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Count the FLOPs of every full-size recipe that saves some, into eval/results/profiles/<recipe>/profile.json.
+# Profile every full-size ProxyV recipe against its LLM, into eval/results/profiles/<recipe>/profile.json: FLOPs, vision
+# tokens, memory and parameters. `proxyv report eval/results/profiles` makes a table of them.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

@@ -75,7 +75,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         )
     notes = [
         f"{result['llm']}, a prefill of {result['crops']} crops and {result['text_tokens']} text tokens, "
-        f"{result['dtype']}, each method at its published defaults; its own page names them.",
+        f"{result['dtype']}, each method at its published defaults (configs/method).",
         "Selection: what choosing and merging vision tokens costs, between tower and LLM and in decoder layers; it "
         "counts in the total, and what lies in decoder layers in the decoder FLOPs too.",
         "Vision tokens per layer: that text behind them can read in the cache, mean over layers.",
