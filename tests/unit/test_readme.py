@@ -7,15 +7,26 @@ import shutil
 import pytest
 
 from proxyv.profiling import comparison, efficiency
+from proxyv.profiling.bench import bench_tables, read_result
 from proxyv.report import replace_table, write_into
 from tests.support_matrix import renew
 
 
-@pytest.mark.parametrize("name", ["quickstart", "cpu-prefill"])
-def test_result_tables_are_renewed(repo, tmp_path, name):
+def test_result_table_is_renewed(repo, tmp_path):
     copy = tmp_path / "README.md"
     shutil.copy(repo / "README.md", copy)
-    write_into(copy, name, [repo / "eval" / "results" / name])
+    write_into(copy, "quickstart", [repo / "eval" / "results" / "quickstart"])
+    assert copy.read_text() == (repo / "README.md").read_text()
+
+
+def test_timed_tables_are_renewed(repo, tmp_path):
+    copy = tmp_path / "README.md"
+    shutil.copy(repo / "README.md", copy)
+    folder = repo / "eval" / "results" / "cpu-prefill"
+    if (folder / "times.json").is_file():
+        replace_table(copy, "cpu-prefill", bench_tables([read_result(folder / "times.json")]))
+    else:  # timed one by one, before all models ran in turn
+        write_into(copy, "cpu-prefill", [folder])
     assert copy.read_text() == (repo / "README.md").read_text()
 
 
