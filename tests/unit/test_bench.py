@@ -251,6 +251,7 @@ def test_table_can_turn_to_another_baseline(clockless):
     lines = bench_tables([result], against="pyramid").splitlines()
     assert lines[0].startswith("| model | prefill ms | × pyramid | decode ms/token | × pyramid |")
     assert lines[2].startswith("| pyramid |") and lines[2].split(" | ")[2] == "–"
+    assert "- Need attention of a few text rows inside the LLM: pyramid." in lines
     # proxies: passes 1 and 6, pyramid: 2 and 4
     assert lines[3].startswith("| proxies | 3.5 (2.5) | 1.000 [0.500, 1.500] | 1 (0) | 1.000 [1.000, 1.000] |")
 
@@ -337,24 +338,40 @@ def test_command(capsys, tmp_path, clockless):
 
 
 TINY = {
-    "llm.config": dict(hidden_size=32, intermediate_size=32, vocab_size=64, num_attention_heads=2),
+    "llm.config": dict(
+        hidden_size=32, intermediate_size=32, vocab_size=64, num_attention_heads=2, num_key_value_heads=2
+    ),
     "vision.config": dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=1),
 }
+
+
+def run_script(repo, name, *options):
+    environment = {**os.environ, "PROXYV_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    shape = [word for part, fields in TINY.items() for key, n in fields.items() for word in (f"--{part}.{key}", str(n))]
+    quick = ["--device", "cpu", "--dtype", "float32", "--crops", "1", "--repeats", "2", "--splits", "2"]
+    command = ["bash", f"scripts/{name}", *shape, *quick, "--warmup", "0", "--new_tokens", "1", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=repo)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 @pytest.mark.slow
 def test_the_paper_s_times_run_through(repo, tmp_path):
     """The whole script, every recipe with its layers and crops, at a tiny width on the CPU."""
-    shape = [word for part, fields in TINY.items() for key, n in fields.items() for word in (f"--{part}.{key}", str(n))]
-    shape += ["--llm.config.num_key_value_heads", "2"]
-    quick = ["--device", "cpu", "--dtype", "float32", "--crops", "1", "--attention", "sdpa", "flash_attention_2"]
-    quick += ["--repeats", "2", "--splits", "2", "--warmup", "0", "--new_tokens", "1"]
-    environment = {**os.environ, "PROXYV_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    command = ["bash", "scripts/paper_times.sh", *shape, *quick, "--output", str(tmp_path / "times.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=repo)
-    assert done.returncode == 0, done.stderr[-2000:]
+    back_ends = ["--attention", "sdpa", "flash_attention_2"]
+    shown = run_script(repo, "paper_times.sh", *back_ends, "--output", str(tmp_path / "times.json"))
     result = read_result(tmp_path / "times.json")
     assert len(result["models"]) == 14 and result["baseline"] == "full"
     ran = [cell for cell in result["cells"] if cell["attention"] == "sdpa"]
     assert len(ran) == 14 and all(cell["failed"] is None and cell["share_of_matrix_rate"] > 0 for cell in ran)
-    assert done.stdout == (tmp_path / "times.md").read_text()
+    assert shown == (tmp_path / "times.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_times_on_this_cpu_run_through(repo, tmp_path):
+    document = tmp_path / "README.md"
+    shutil.copy(repo / "README.md", document)
+    run_script(repo, "bench_cpu.sh", "--output", str(tmp_path / "times.json"), "--into", f"{document}#cpu-prefill")
+    result = read_result(tmp_path / "times.json")
+    assert len(result["models"]) == 8 and all(cell["failed"] is None for cell in result["cells"])
+    assert (tmp_path / "times.md").read_text() in document.read_text()

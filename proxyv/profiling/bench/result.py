@@ -1,7 +1,8 @@
 """The result of a timing run, ready for JSON, and the ratios that may be formed from it.
 
 - kind "bench"; run (its id), time; baseline (a label, or null); settings; device, versions, commit
-- models: label → recipe, method, folded, weights_mb (of one model; models of a run share what is alike)
+- models: label → recipe, method, its needs (as in methods/base.py) and whether it is approximate, folded, weights_mb
+  (of one model; models of a run share what is alike)
 - matrix_rate: TFLOP/s of plain matrix products {"median", "iqr"}, or null where it was not measured
 - cells, one for each setting and model:
     - label, attention, batch_size, crops; failed: why there are no figures, or null. If null, also
@@ -115,6 +116,8 @@ def _about(candidate: Candidate) -> dict[str, Any]:
     return {
         "recipe": candidate.recipe.name,
         "method": model.config.method,
+        "needs": sorted(model.method.needs),
+        "approximate": model.method.approximate,
         "folded": candidate.folded,
         "weights_mb": weights / 2**20,
     }

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from proxyv.errors import UserError
+from proxyv.methods.base import NEEDS
 from proxyv.profiling.bench.result import RATIOS, Measured, setting_of, time_ratio
 from proxyv.profiling.bench.timing import PARTS
 from proxyv.published import PUBLISHED, published_figure
@@ -192,9 +193,21 @@ def _notes(result: Result, cells: Sequence[Cell], varying: Sequence[str], base: 
             f"Matrix rate: {_significant(rate['median'])} ({_significant(rate['iqr'])}) TFLOP/s of plain "
             f"{settings['dtype']} products, measured in every round."
         )
+    for word, labels in _marks(result).items():
+        notes.append(f"{word}: {', '.join(labels)}.")
     if any(_published(result, cell) is not None for cell in cells):
         notes.append("Published: arXiv 2505.15816, eager attention on one H100, its tables' time reduction.")
     return notes
+
+
+def _marks(result: Result) -> dict[str, list[str]]:
+    """What some of the models need beyond features, and which are rebuilt from little, each with their labels."""
+    marks: dict[str, list[str]] = {}
+    for label, about in result["models"].items():
+        needs = [f"Need {NEEDS[need]}" for need in about["needs"]]
+        for mark in [*needs, *(["Approximate, since no code is public"] if about["approximate"] else [])]:
+            marks.setdefault(mark, []).append(label)
+    return marks
 
 
 def _line(cells: Sequence[str]) -> str:
