@@ -21,7 +21,7 @@ from proxyv.profiling import profile_recipe
 from proxyv.profiling.bench import bench_recipe, bench_recipes, bench_tables, read_recipes, read_result
 from proxyv.profiling.bench import cells as cells_module
 from proxyv.profiling.bench.cells import Setting
-from proxyv.profiling.bench.device import MatrixRate, describe_device
+from proxyv.profiling.bench.device import MatrixRate, describe_device, driver_and_power
 from proxyv.profiling.bench.models import build_candidates
 from proxyv.profiling.bench.result import Measured, time_ratio
 from proxyv.profiling.bench.timing import PARTS, TIMES, Stopwatch, split_pass
@@ -225,6 +225,17 @@ def test_device():
     assert MatrixRate("cpu", torch.float32).measure() > 0
     about = describe_device("cpu")
     assert about["name"] == "cpu" and about["threads"] == torch.get_num_threads()
+
+
+def test_driver_of_a_gpu(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/sh\ncase "$*" in *--id=GPU-1a2b*) echo "570.86.15, 700.00 W" ;; *) exit 6 ;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert driver_and_power("1a2b") == driver_and_power("GPU-1a2b") == ("570.86.15", "700.00 W")
+    assert driver_and_power("another") == (None, None)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert driver_and_power("1a2b") == (None, None)
 
 
 # ── ratios and tables ────────────────────────────────────────────────────────────────────────────────────────────

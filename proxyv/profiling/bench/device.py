@@ -44,7 +44,7 @@ def describe_device(device: str) -> dict[str, Any]:
     if place.type != "cuda":
         return {"name": device_name(place), "processor": _processor(), "threads": torch.get_num_threads()}
     properties = torch.cuda.get_device_properties(place)
-    driver, power = _ask_nvidia_smi(str(properties.uuid))
+    driver, power = driver_and_power(str(properties.uuid))
     return {
         "name": device_name(place),
         "memory_gb": round(properties.total_memory / 2**30, 1),
@@ -66,8 +66,8 @@ def _processor() -> str | None:
     return named[0] if named else platform.processor() or None
 
 
-def _ask_nvidia_smi(uuid: str) -> tuple[str | None, str | None]:
-    """Driver version and power limit of a GPU."""
+def driver_and_power(uuid: str) -> tuple[str | None, str | None]:
+    """Driver version and power limit of a GPU, as nvidia-smi tells them; None where it does not."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None, None
