@@ -1,8 +1,8 @@
-"""Every method at its published defaults on one LLM: what it needs, and what a prefill then costs.
+"""Every file of configs/method, which hold published defaults, on one LLM: what it needs, what a prefill then costs.
 
     python -m proxyv.profiling.comparison --output eval/results/methods.json --into README.md#methods
 
-Methods are found by looking in their folder; every figure comes from `profile_recipe`.
+Every figure comes from `profile_recipe`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from tqdm import tqdm
 from proxyv.config import load_recipe
 from proxyv.environment import environment
 from proxyv.evaluation.results import write_json
-from proxyv.methods import method_classes
-from proxyv.profiling.efficiency import recipe_file
+from proxyv.profiling.efficiency import CONFIGS, recipe_file
 from proxyv.profiling.flops import profile_recipe
 from proxyv.report import replace_table
 
@@ -33,19 +32,24 @@ FIGURES = (
 
 
 def compare_methods(llm: str = LLM) -> dict[str, Any]:
-    """`methods`: name → figures of `profile_recipe`, for every method at its defaults; the sample and environment.
+    """`methods`: file name → figures of `profile_recipe`, for each of `method_configs`; the sample and environment.
 
-    Raises UserError outside a checkout, or where a method's defaults do not fit the LLM.
+    Raises UserError outside a checkout, or where a method does not fit the LLM.
     """
     recipe = load_recipe(recipe_file(f"{llm}-full"))
-    names = sorted(method_classes(), key=lambda name: (name != "full", name))
     methods: dict[str, Any] = {}
     sample: dict[str, Any] = {}
-    for name in tqdm(names, desc="count", unit="method", delay=3, leave=False):
-        profile = profile_recipe(replace(recipe, name=name, method={"name": name}), compare="full")
+    for name, method in tqdm(method_configs().items(), desc="count", unit="method", delay=3, leave=False):
+        profile = profile_recipe(replace(recipe, name=name, method=method), compare="full")
         methods[name] = {key: profile[key] for key in FIGURES}
         sample = {key: profile["compared"].get(key, profile[key]) for key in SAMPLE}
     return {"llm": llm, **sample, "methods": methods, **environment()}
+
+
+def method_configs() -> dict[str, dict[str, Any]]:
+    """File name → method, for every file of configs/method; `full` first."""
+    files = sorted((CONFIGS / "method").glob("*.yaml"), key=lambda file: (file.stem != "full", file.stem))
+    return {file.stem: dict(load_recipe(file).method) for file in files}
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
@@ -64,8 +68,10 @@ def to_markdown(result: Mapping[str, Any]) -> str:
                     f"{name} (approximate)" if figures["approximate"] else name,
                     ", ".join(figures["needs"]) or "–",
                     f"{figures['selection_flops'] / 1e9:.1f}",
-                    f"{100 * figures['decoder_flops_reduction']:.1f}",
-                    f"{100 * figures['total_flops_reduction']:.1f}",
+                    *(
+                        f"{round(100 * figures[f'{part}_flops_reduction'], 1) + 0.0:.1f}"
+                        for part in ("decoder", "total")
+                    ),
                     f"{figures['mean_vision_tokens']:.0f}",
                     f"{figures['cache_bytes'] / 2**20:.0f}",
                     f"{figures['activation_bytes'] / 2**20:.0f}",

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from proxyv.errors import UserError
-from proxyv.methods import method_classes
 from proxyv.profiling import comparison, efficiency
 from proxyv.profiling.efficiency import ALL, FEW, LAST, explain, recipe_file, reproduce, reproduce_row, write_efficiency
 from proxyv.published import published, published_figure, recipe_name
@@ -145,8 +144,8 @@ def test_every_published_row_has_a_recipe() -> None:
 
 
 def test_comparison_of_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    some = {name: method_classes()[name] for name in ("pyramiddrop", "full", "proxyv")}
-    monkeypatch.setattr(comparison, "method_classes", lambda: some)
+    some = {name: comparison.method_configs()[name] for name in ("full", "proxyv", "pyramiddrop")}
+    monkeypatch.setattr(comparison, "method_configs", lambda: some)
     document = tmp_path / "doc.md"
     document.write_text("<!-- table: methods (renewed by hand) -->\n<!-- end of table -->\n")
     comparison.main(["--output", str(tmp_path / "methods.json"), "--into", f"{document}#methods"])
@@ -167,7 +166,8 @@ def test_comparison_of_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_committed_methods_exist() -> None:
-    assert set(committed("methods.json")["methods"]) <= set(method_classes())
+    assert set(committed("methods.json")["methods"]) <= set(comparison.method_configs())
+    assert next(iter(comparison.method_configs())) == "full"
 
 
 def test_approximate_methods_are_marked() -> None:
