@@ -145,6 +145,13 @@ def test_needs_and_added_parameters() -> None:
     assert proxies["added_parameters"] == proxies["parameters"]["method"] > 0
 
 
+def test_a_smaller_image_is_compared_with_the_whole_picture() -> None:
+    profile = profile_recipe(tiny_recipe(name="smaller_image", pool=1, max_crops=1), text_tokens=7, compare="full")
+    assert (profile["crops"], profile["compared"]["crops"]) == (1, 3)
+    assert profile["vision_tokens_by_layer"] == [16] * 4
+    assert profile["compared"]["tower_flops"] == 3 * profile["tower_flops"]
+
+
 @dataclass(frozen=True)
 class OneRow(Method):
     """Only crops in one row."""
