@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Count the FLOPs reductions that the paper publishes anew, into eval/results/efficiency.{csv,md,json,png}, and the cost
-# of every method at its defaults, into eval/results/methods.json; renew the README's tables from both. A few minutes
+# of every method at its defaults, into eval/results/methods.json; renew the tables of eval/README.md from both. A few minutes
 # on one core, no weights needed.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 proxyv_environment ''
 cd "$PROXYV_ROOT"
-python -m proxyv.profiling.efficiency --output eval/results --into README.md#efficiency
-python -m proxyv.profiling.comparison --output eval/results/methods.json --into README.md#methods
+python -m proxyv.profiling.efficiency --output eval/results --into eval/README.md#efficiency
+python -m proxyv.profiling.comparison --output eval/results/methods.json --into eval/README.md#methods

@@ -1,4 +1,4 @@
-"""Run tests/contract/test_support.py and keep what passed, for the README: `python -m tests.support_matrix`."""
+"""Run tests/contract/test_support.py and keep what passed, for eval/README.md: `python -m tests.support_matrix`."""
 
 import json
 import re
@@ -47,5 +47,5 @@ if __name__ == "__main__":
     outcomes = Outcomes()
     code = pytest.main([str(REPO / "tests" / "contract" / "test_support.py"), "-q"], plugins=[outcomes])
     RESULT.write_text(json.dumps({"cases": outcomes.cases, "environment": environment()}, indent=1) + "\n")
-    renew(REPO / "README.md", outcomes.cases)
+    renew(REPO / "eval" / "README.md", outcomes.cases)
     sys.exit(code)

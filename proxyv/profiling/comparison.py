@@ -1,6 +1,6 @@
 """Every file of configs/method, which hold published defaults, on one LLM: what it needs, what a prefill then costs.
 
-    python -m proxyv.profiling.comparison --output eval/results/methods.json --into README.md#methods
+    python -m proxyv.profiling.comparison --output eval/results/methods.json --into eval/README.md#methods
 
 Every figure comes from `profile_recipe`.
 """

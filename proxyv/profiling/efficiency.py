@@ -1,6 +1,6 @@
 """The paper's reductions of decoder FLOPs beside our own counts, for every published row that has one:
 
-    python -m proxyv.profiling.efficiency --output eval/results --into README.md#efficiency
+    python -m proxyv.profiling.efficiency --output eval/results --into eval/README.md#efficiency
 
 Each figure comes from a prefill by the model's own forward (prefill.py). Where ours is more than a point off, the row
 says why, by name, with a count in which that very thing is as the authors have it.

@@ -1,6 +1,6 @@
 """Family × attention back-end, and method × attention back-end: one padded batch gives the logits of eager attention.
 
-`python -m tests.support_matrix` runs this file and keeps what passed in eval/results/support.json for the README.
+`python -m tests.support_matrix` runs this file and keeps what passed in eval/results/support.json for eval/README.md.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""The README's tables are what the committed result files give, and its commands exist."""
+"""The tables of the README and the results page are what the committed result files give, and what they name exists."""
 
 import json
 import re
@@ -11,47 +11,60 @@ from proxyv.profiling.bench import bench_tables, read_result
 from proxyv.report import replace_table, write_into
 from tests.support_matrix import renew
 
-
-def test_result_table_is_renewed(repo, tmp_path):
-    copy = tmp_path / "README.md"
-    shutil.copy(repo / "README.md", copy)
-    write_into(copy, "quickstart", [repo / "eval" / "results" / "quickstart"])
-    assert copy.read_text() == (repo / "README.md").read_text()
+PAGES = ("README.md", "eval/README.md")
 
 
-def test_timed_tables_are_renewed(repo, tmp_path):
-    copy = tmp_path / "README.md"
-    shutil.copy(repo / "README.md", copy)
-    folder = repo / "eval" / "results" / "cpu-prefill"
-    if (folder / "times.json").is_file():
-        replace_table(copy, "cpu-prefill", bench_tables([read_result(folder / "times.json")]))
-    else:  # timed one by one, before all models ran in turn
-        write_into(copy, "cpu-prefill", [folder])
-    assert copy.read_text() == (repo / "README.md").read_text()
+@pytest.fixture
+def unchanged(repo, tmp_path):
+    """Call it with a page and what renews one of its tables: nothing may change."""
+
+    def check(page, renew_table):
+        copy = tmp_path / "page.md"
+        shutil.copy(repo / page, copy)
+        renew_table(copy)
+        assert copy.read_text() == (repo / page).read_text()
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [("README.md", "quickstart"), ("eval/README.md", "synthetic"), ("eval/README.md", "location")]
+)
+def test_trained_tables(repo, unchanged, page, name):
+    unchanged(page, lambda copy: write_into(copy, name, [repo / "eval" / "results" / name]))
+
+
+def test_timed_tables(repo, unchanged):
+    result = read_result(repo / "eval" / "results" / "cpu-prefill" / "times.json")
+    unchanged("eval/README.md", lambda copy: replace_table(copy, "cpu-prefill", bench_tables([result])))
 
 
 @pytest.mark.parametrize(
     ("name", "to_markdown"), [("efficiency", efficiency.to_markdown), ("methods", comparison.to_markdown)]
 )
-def test_counted_tables_are_renewed(repo, tmp_path, name, to_markdown):
-    copy = tmp_path / "README.md"
-    shutil.copy(repo / "README.md", copy)
+def test_counted_tables(repo, unchanged, name, to_markdown):
     result = json.loads((repo / "eval" / "results" / f"{name}.json").read_text())
-    replace_table(copy, name, to_markdown(result))
-    assert copy.read_text() == (repo / "README.md").read_text()
+    unchanged("eval/README.md", lambda copy: replace_table(copy, name, to_markdown(result)))
 
 
-def test_support_tables_are_renewed(repo, tmp_path):
-    copy = tmp_path / "README.md"
-    shutil.copy(repo / "README.md", copy)
+def test_support_tables(repo, unchanged):
     cases = json.loads((repo / "eval" / "results" / "support.json").read_text())["cases"]
-    renew(copy, cases)
-    assert copy.read_text() == (repo / "README.md").read_text()
+    unchanged("eval/README.md", lambda copy: renew(copy, cases))
 
 
-def test_files_it_names_exist(repo):
-    text = (repo / "README.md").read_text()
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
-    paths = re.findall(r"`((?:proxyv|configs|scripts|eval|tests)/[\w./-]+)`", text)
-    missing = [path for path in [*links, *paths] if "/x." not in path and not (repo / path).exists()]
-    assert links and paths and not missing
+@pytest.mark.parametrize("page", PAGES)
+def test_files_it_names_exist(repo, page):
+    text = (repo / page).read_text()
+    links = [(repo / page).parent / link for link in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", text)]
+    paths = [repo / path for path in re.findall(r"`((?:proxyv|configs|scripts|eval|tests)/[\w./-]+)`", text)]
+    missing = [str(path) for path in [*links, *paths] if "/x." not in str(path) and not path.exists()]
+    assert links and not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_sections_it_links_to_exist(repo, page):
+    text = (repo / page).read_text()
+    for link, section in re.findall(r"\]\(((?!http)[^)#]*)#([^)]+)\)", text):
+        target = (repo / page).parent / link if link else repo / page
+        titles = re.findall(r"^#+ (.+)$", target.read_text(), re.M)
+        assert section in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
