@@ -12,33 +12,23 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
+from proxyv.methods.base import Prompt, VisionTokens
 from proxyv.methods.live_rows import take_rows
+from proxyv.methods.reducing import KeepSome
 
 if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
     from proxyv.model.modeling import ProxyVForConditionalGeneration
     from proxyv.model.vision import TowerView
 
 
 @dataclass(frozen=True)
-class Random(Method):
+class Random(KeepSome):
     """`tokens` of each crop. In training a new draw each time, from torch's own generator; in evaluation a draw that
     depends on `seed` and the crop's number within its image, so batches and repeated passes agree."""
 
     name: ClassVar[str] = "random"
-    keeps_grid: ClassVar[bool] = False
 
-    tokens: int = 64
     seed: int = 0
-
-    def tokens_per_crop(self, tokens: int) -> int:
-        return self.tokens
-
-    def check(self, config: ProxyVConfig, tokens: int) -> None:
-        if not 1 <= self.tokens <= tokens:
-            raise UserError(f"method.tokens: {self.tokens} must lie between 1 and the {tokens} vision tokens of a crop")
 
     def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
         patches = view.patches()

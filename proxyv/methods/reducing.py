@@ -1,15 +1,38 @@
-"""What the methods share that reduce vision tokens before the LLM: windows on a crop's grid, hidden states of the
-tower by number, and attention in plain matrix products, which every back-end and the meta device count alike."""
+"""What the methods share that reduce vision tokens before the LLM: a number to keep, windows on a crop's grid, hidden
+states of the tower by number, and attention in plain matrix products, which every back-end and the meta device count
+alike."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from transformers import PreTrainedConfig
 
 from proxyv.errors import UserError
+from proxyv.methods.base import Method
+
+if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
+    from proxyv.model.configuration import ProxyVConfig
+
+
+@dataclass(frozen=True)
+class KeepSome(Method):
+    """Some `tokens` of each crop stay, in raster order."""
+
+    keeps_grid: ClassVar[bool] = False
+
+    tokens: int = 64  # as many as VisionZip's default leaves
+
+    def tokens_per_crop(self, tokens: int) -> int:
+        return self.tokens
+
+    def check(self, config: ProxyVConfig, tokens: int) -> None:
+        if not 1 <= self.tokens <= tokens:
+            raise UserError(f"method.tokens: {self.tokens} must lie between 1 and the {tokens} vision tokens of a crop")
 
 
 def check_window(window: int, tokens: int, least: int = 1) -> None:

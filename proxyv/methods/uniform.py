@@ -10,30 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
+from proxyv.methods.base import Prompt, VisionTokens
+from proxyv.methods.reducing import KeepSome
 
 if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
     from proxyv.model.modeling import ProxyVForConditionalGeneration
     from proxyv.model.vision import TowerView
 
 
 @dataclass(frozen=True)
-class Uniform(Method):
+class Uniform(KeepSome):
     """`tokens` of each crop, evenly spaced in raster order."""
 
     name: ClassVar[str] = "uniform"
-    keeps_grid: ClassVar[bool] = False
-
-    tokens: int = 64
-
-    def tokens_per_crop(self, tokens: int) -> int:
-        return self.tokens
-
-    def check(self, config: ProxyVConfig, tokens: int) -> None:
-        if not 1 <= self.tokens <= tokens:
-            raise UserError(f"method.tokens: {self.tokens} must lie between 1 and the {tokens} vision tokens of a crop")
 
     def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
         patches = view.patches()
