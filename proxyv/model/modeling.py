@@ -209,13 +209,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             runs = [text_inputs(llm, inputs_embeds, attention_mask, position_ids, cache, labels)] * len(methods)
         else:
             prompt = self._prompt(input_ids, attention_mask, crops_per_image, past_key_values, labels)
-            # Text first, as without images: sharded training wants one order of modules on all ranks.
-            text, view = self._embed_text(input_ids), self.view(pixel_values)
-            runs = []
-            for method in methods:
-                vision = self.vision_tokens(method, view, prompt)
-                inputs, layout = image_inputs(self, prompt.layout, text, vision, past_key_values, use_cache, labels)
-                runs.append(replace(inputs, plan=method.plan(self, layout, inputs.embeddings)))
+            runs = self._image_runs(methods, prompt, pixel_values, past_key_values, use_cache, labels)
         if labels is not None:
             passes = [self._run_with_loss(inputs, use_cache, num_items_in_batch, kwargs) for inputs in runs]
             loss = torch.stack([cast(torch.Tensor, of_pass.loss) for of_pass in passes]).mean()
@@ -231,6 +225,26 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             hidden_states=states,
             attentions=outputs.attentions,
         )
+
+    def _image_runs(
+        self,
+        methods: Sequence[Method],
+        prompt: Prompt,
+        pixel_values: torch.Tensor,
+        cache: Cache | None,
+        use_cache: bool | None,
+        labels: torch.Tensor | None,
+    ) -> list[LLMInputs]:
+        """What the LLM takes for a prompt with images, under each method. The tower's hidden states end here, before
+        the LLM needs the memory."""
+        # Text first, as without images: sharded training wants one order of modules on all ranks.
+        text, view = self._embed_text(prompt.input_ids), self.view(pixel_values)
+        runs = []
+        for method in methods:
+            vision = self.vision_tokens(method, view, prompt)
+            inputs, layout = image_inputs(self, prompt.layout, text, vision, cache, use_cache, labels)
+            runs.append(replace(inputs, plan=method.plan(self, layout, inputs.embeddings)))
+        return runs
 
     def view(self, pixel_values: torch.Tensor) -> TowerView:
         """One pass of the tower over crops (C, 3, S, S)."""
