@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from proxyv.config import Recipe, load_recipe
+from proxyv.config import load_recipe
 from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.model.build import build_model
 from proxyv.model.vision import TowerView
@@ -23,32 +23,9 @@ from proxyv.profiling import sample as sample_module
 from proxyv.profiling.memory import LiveTensors
 from proxyv.profiling.prefill import DTYPE, run_prefill, shapes
 from proxyv.profiling.sample import make_inputs, method_crops
+from tests.profiled import profiled_recipe
 
 REPO = Path(__file__).resolve().parents[2]
-
-
-def tiny_recipe(**method: Any) -> Recipe:
-    llm = {
-        "model_type": "llama",
-        "vocab_size": 97,
-        "hidden_size": 64,
-        "intermediate_size": 160,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    tower = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 16,
-        "patch_size": 4,
-    }
-    recipe = Recipe(name="tiny", method=method or {"name": "full"})
-    recipe.llm.config, recipe.vision.config, recipe.vision.grid = llm, tower, [[1, 2], [2, 1]]
-    return recipe
 
 
 PYRAMID = {"name": "pyramiddrop", "layers": [1, 3], "keep": [0.5, 0.25]}
@@ -56,7 +33,7 @@ PYRAMID = {"name": "pyramiddrop", "layers": [1, 3], "keep": [0.5, 0.25]}
 
 def test_tokens_by_layer_and_cache_bytes() -> None:
     """48 vision tokens; half stay from layer 1 on, a quarter in layer 3; 3 newlines and 7 text tokens always do."""
-    profile = profile_recipe(tiny_recipe(**PYRAMID), text_tokens=7, compare="full")
+    profile = profile_recipe(profiled_recipe(**PYRAMID), text_tokens=7, compare="full")
     assert profile["vision_tokens_by_layer"] == [48, 24, 24, 12]
     assert profile["mean_vision_tokens"] == 27
     rows = 4 * 10 + 108
@@ -68,7 +45,7 @@ def test_tokens_by_layer_and_cache_bytes() -> None:
 
 def test_learned_tokens_stand_for_vision_tokens_and_newlines() -> None:
     """Text behind the picture reads 2 learned tokens in place of 48 vision tokens and 3 newlines."""
-    profile = profile_recipe(tiny_recipe(name="voco_llama", tokens=2), text_tokens=7)
+    profile = profile_recipe(profiled_recipe(name="voco_llama", tokens=2), text_tokens=7)
     assert profile["vision_tokens_by_layer"] == [2] * 4
     assert profile["cache_bytes"] == 4 * (2 + 7) * 2 * 2 * 16 * 2
     assert profile["added_parameters"] == 2 * 64
@@ -76,7 +53,7 @@ def test_learned_tokens_stand_for_vision_tokens_and_newlines() -> None:
 
 def test_ranking_is_part_of_the_decoder_and_told_apart() -> None:
     """One row asks: its query, keys and values of all rows, and its scores, before layers 1 (58 rows) and 3 (34)."""
-    profile = profile_recipe(tiny_recipe(**PYRAMID), text_tokens=7)
+    profile = profile_recipe(profiled_recipe(**PYRAMID), text_tokens=7)
     ranking = sum(2 * (64 * 64 + 2 * rows * 64 * 32 + rows * 64) for rows in (58, 34))
     assert profile["selection_flops"] == profile["selection_flops_in_decoder"] == ranking
     assert profile["selection_flops_before_llm"] == 0
@@ -104,7 +81,7 @@ class Asks(Method):
 
 def test_selection_before_the_llm_is_neither_tower_nor_decoder() -> None:
     """Parts that a method calls again, of the tower or of the LLM, are its own cost."""
-    model = shapes(tiny_recipe())
+    model = shapes(profiled_recipe(name="full"))
     plain = run_prefill(model, 3, 7)
     model.method = Asks()
     asks = run_prefill(model, 3, 7)
@@ -125,7 +102,7 @@ def test_selection_before_the_llm_is_neither_tower_nor_decoder() -> None:
 
 @pytest.mark.parametrize("method", [{"name": "full"}, PYRAMID, {"name": "proxyv", "start_layer": 1, "downsample": 2}])
 def test_memory_on_shapes_is_that_of_a_real_run(method: dict[str, Any]) -> None:
-    recipe = replace(tiny_recipe(**method), attention="eager")
+    recipe = replace(profiled_recipe(**method), attention="eager")
     counted = run_prefill(shapes(recipe), 3, 7).activation_bytes
     model = build_model(recipe).to(DTYPE).eval()
     inputs = make_inputs(model, 3, 7)
@@ -138,15 +115,15 @@ def test_memory_on_shapes_is_that_of_a_real_run(method: dict[str, Any]) -> None:
 
 
 def test_needs_and_added_parameters() -> None:
-    dropping = profile_recipe(tiny_recipe(**PYRAMID), text_tokens=7)
+    dropping = profile_recipe(profiled_recipe(**PYRAMID), text_tokens=7)
     assert dropping["needs"] == {"llm_attention": "attention of a few text rows inside the LLM"}
     assert (dropping["approximate"], dropping["added_parameters"]) == (False, 0)
-    proxies = profile_recipe(tiny_recipe(name="proxyv", start_layer=1, downsample=2), text_tokens=7)
+    proxies = profile_recipe(profiled_recipe(name="proxyv", start_layer=1, downsample=2), text_tokens=7)
     assert proxies["added_parameters"] == proxies["parameters"]["method"] > 0
 
 
 def test_a_smaller_image_is_compared_with_the_whole_picture() -> None:
-    profile = profile_recipe(tiny_recipe(name="smaller_image", pool=1, max_crops=1), text_tokens=7, compare="full")
+    profile = profile_recipe(profiled_recipe(name="smaller_image", pool=1, max_crops=1), text_tokens=7, compare="full")
     assert (profile["crops"], profile["compared"]["crops"]) == (1, 3)
     assert profile["vision_tokens_by_layer"] == [16] * 4
     assert profile["compared"]["tower_flops"] == 3 * profile["tower_flops"]

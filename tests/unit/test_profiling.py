@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from proxyv.config import LLMSpec, Recipe, VisionSpec, load_recipe, save_recipe
+from proxyv.config import LLMSpec, load_recipe, save_recipe
 from proxyv.errors import UserError
 from proxyv.model.build import build_model
 from proxyv.profiling import bench_recipe, profile_recipe
@@ -20,39 +20,10 @@ from proxyv.profiling.bench import median_and_iqr, paired_ratio
 from proxyv.profiling.memory import LiveTensors, peak_memory
 from proxyv.profiling.prefill import run_prefill
 from proxyv.profiling.sample import make_inputs
+from tests.profiled import GRID, profiled_recipe
 
 REPO = Path(__file__).resolve().parents[2]
 RECIPES = REPO / "configs" / "recipes"
-GRID = 4  # the tiny tower's patches per side
-
-
-def tiny_recipe(**method: Any) -> Recipe:
-    """Four layers of width 64, crops of 4 × 4 patches, at most 3 crops a picture."""
-    llm = {
-        "model_type": "llama",
-        "vocab_size": 97,
-        "hidden_size": 64,
-        "intermediate_size": 160,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-    }
-    vision = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": GRID * 4,
-        "patch_size": 4,
-    }
-    return Recipe(
-        name="tiny",
-        llm=LLMSpec(config=llm),
-        vision=VisionSpec(config=vision, grid=[[1, 2], [2, 1]]),
-        method=method or {"name": "proxyv", "start_layer": 1, "downsample": 2},
-    )
 
 
 # ── closed formulas: matrix products only, 2 FLOPs a multiply-add, causal attention counted as full ──────────────
@@ -103,7 +74,7 @@ def test_vicuna_7b_counts_equal_the_formulas() -> None:
 @pytest.mark.parametrize("start", [0, 1, 3])
 @pytest.mark.parametrize("crops", [1, 3])
 def test_every_part_equals_its_formula(start: int, crops: int) -> None:
-    recipe = tiny_recipe(name="proxyv", start_layer=start, downsample=2)
+    recipe = profiled_recipe(name="proxyv", start_layer=start, downsample=2)
     profile = profile_recipe(recipe, crops=crops, text_tokens=7)
     llm, tower = recipe.llm.config, recipe.vision.config
     vision = crops * GRID**2
@@ -122,13 +93,13 @@ def test_every_part_equals_its_formula(start: int, crops: int) -> None:
 
 
 def test_counts_do_not_depend_on_the_attention_back_end() -> None:
-    models = [build_model(replace(tiny_recipe(), attention=name), device="meta") for name in ("eager", "sdpa")]
+    models = [build_model(replace(profiled_recipe(), attention=name), device="meta") for name in ("eager", "sdpa")]
     eager, sdpa = (run_prefill(model.eval(), 3, 7) for model in models)
     assert eager.flops == sdpa.flops
 
 
 def test_parameters_by_group() -> None:
-    profile = profile_recipe(tiny_recipe())["parameters"]
+    profile = profile_recipe(profiled_recipe())["parameters"]
     groups = ("tower", "projector", "newline", "method", "llm")
     assert profile["total"] == sum(profile[group] for group in groups)
     assert profile["newline"] == 64
@@ -138,10 +109,10 @@ def test_parameters_by_group() -> None:
 
 
 def test_profile_is_json_and_compares_with_a_recipe_file(tmp_path: Path) -> None:
-    other = tiny_recipe(name="proxyv", start_layer=0, downsample=2)
+    other = profiled_recipe(name="proxyv", start_layer=0, downsample=2)
     other.name = "earlier"
     save_recipe(other, tmp_path / "earlier.yaml")
-    profile = profile_recipe(tiny_recipe(), compare=tmp_path / "earlier.yaml")
+    profile = profile_recipe(profiled_recipe(), compare=tmp_path / "earlier.yaml")
     assert json.loads(json.dumps(profile)) == profile
     assert profile["compare"] == "earlier"
     assert profile["decoder_flops_reduction"] < 0  # the other one starts a layer earlier
@@ -153,7 +124,7 @@ def test_profile_is_json_and_compares_with_a_recipe_file(tmp_path: Path) -> None
 
 def test_bench_measures_both_models() -> None:
     settings = {"crops": 3, "text_tokens": 8, "new_tokens": 3, "warmup": 1, "repeats": 3, "batch_size": 2}
-    result = bench_recipe(tiny_recipe(), device="cpu", **settings)
+    result = bench_recipe(profiled_recipe(), device="cpu", **settings)
     assert json.loads(json.dumps(result)) == result
     for measured in (result, result["compared"]):
         times = {key: measured[key]["median"] for key in ("vision_ms", "prefill_ms", "end_to_end_ms")}
@@ -170,18 +141,18 @@ def test_bench_measures_both_models() -> None:
 
 
 def test_bench_alone_forms_no_ratio() -> None:
-    result = bench_recipe(tiny_recipe(), compare=None, new_tokens=1, warmup=0, repeats=2, attention="eager")
+    result = bench_recipe(profiled_recipe(), compare=None, new_tokens=1, warmup=0, repeats=2, attention="eager")
     assert not [key for key in result if "ratio" in key or "reduction" in key or key.startswith("compare")]
     assert result["attention"] == "eager"
 
 
 def test_bench_of_a_trained_model(tmp_path: Path) -> None:
-    build_model(tiny_recipe()).save_pretrained(tmp_path)
-    result = bench_recipe(tiny_recipe(), new_tokens=1, warmup=0, repeats=2, model_path=tmp_path)
+    build_model(profiled_recipe()).save_pretrained(tmp_path)
+    result = bench_recipe(profiled_recipe(), new_tokens=1, warmup=0, repeats=2, model_path=tmp_path)
     assert result["weights"] == str(tmp_path)
     with pytest.raises(UserError, match="model_path.*method"):
-        bench_recipe(tiny_recipe(name="full"), model_path=tmp_path)
-    narrower = tiny_recipe()
+        bench_recipe(profiled_recipe(name="full"), model_path=tmp_path)
+    narrower = profiled_recipe()
     narrower.llm.config["intermediate_size"] = 96
     with pytest.raises(UserError, match=r"model_path.*mlp.*shape"):
         bench_recipe(narrower, model_path=tmp_path)
@@ -189,7 +160,7 @@ def test_bench_of_a_trained_model(tmp_path: Path) -> None:
 
 def test_bfloat16_on_the_cpu_warns() -> None:
     with pytest.warns(UserWarning, match="bfloat16"):
-        result = bench_recipe(tiny_recipe(), device="cpu", dtype="bfloat16", new_tokens=1, warmup=0, repeats=2)
+        result = bench_recipe(profiled_recipe(), device="cpu", dtype="bfloat16", new_tokens=1, warmup=0, repeats=2)
     assert result["dtype"] == "bfloat16"
 
 
@@ -217,7 +188,7 @@ def test_live_tensors_counts_what_is_alive() -> None:
 
 
 def test_peak_memory_is_weights_and_at_least_cache() -> None:
-    model = build_model(tiny_recipe(name="full")).eval()
+    model = build_model(profiled_recipe(name="full")).eval()
     weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     rows = 3 * (GRID**2 + 1) + 50
     cache = 4 * 2 * rows * 2 * 16 * 4  # layers · (key, value) · rows · heads · head size · bytes
@@ -241,7 +212,7 @@ def test_peak_memory_is_weights_and_at_least_cache() -> None:
 )
 def test_impossible_samples(measure: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        measure(tiny_recipe(), **settings)
+        measure(profiled_recipe(), **settings)
     assert "\n" not in str(caught.value)
 
 
@@ -251,7 +222,7 @@ def test_package_can_be_imported_first() -> None:
 
 
 def test_recipe_without_shapes() -> None:
-    recipe = tiny_recipe()
+    recipe = profiled_recipe()
     recipe.llm = LLMSpec()
     with pytest.raises(UserError, match="tiny: llm.config is empty"):
         profile_recipe(recipe)
@@ -271,4 +242,4 @@ def test_recipe_without_shapes() -> None:
 )
 def test_impossible_bench_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        bench_recipe(tiny_recipe(), **settings)
+        bench_recipe(profiled_recipe(), **settings)

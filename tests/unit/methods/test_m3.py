@@ -6,18 +6,14 @@ import torch
 from proxyv.errors import UserError
 from proxyv.methods.base import VisionTokens
 from proxyv.methods.m3 import M3
-from tests.tiny import picture, tiny_model
+from tests.tiny import tiny_model
+from tests.unit.methods.ragged import ragged_batch
 
 FIELDS = {"name": "m3", "scales": [1, 4, 16], "scale": 4}
 
 
-def batch(processor):
-    texts = ["A <image> B", "value of C", "<image><image>C"]
-    return processor(text=texts, images=[[picture(60, 40, 1)], [], [picture(30, 90, 2), picture(30, 30, 3)]])
-
-
 def labelled(processor):
-    inputs = batch(processor)
+    inputs = ragged_batch(processor)
     ids = inputs["input_ids"]
     return {**inputs, "labels": ids.masked_fill((ids == processor.image_token_id) | (ids == 0), -100)}
 
@@ -76,7 +72,7 @@ def test_a_text_only_batch_calls_the_projector_once_a_pass():
 @pytest.mark.parametrize("scale", [1, 4, 16])
 def test_every_layers_cache_holds_the_scale(scale):
     model, processor = tiny_model("qwen2", {**FIELDS, "scale": scale})
-    inputs = batch(processor)
+    inputs = ragged_batch(processor)
     crops = inputs["crops_per_image"].tolist()
     text = ((inputs["input_ids"] != processor.image_token_id) & (inputs["attention_mask"] == 1)).sum(1).tolist()
     rows = [text[0] + crops[0] * (scale + 1), text[1], text[2] + (crops[1] + crops[2]) * (scale + 1)]

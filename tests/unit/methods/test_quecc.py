@@ -10,16 +10,11 @@ from proxyv.errors import UserError
 from proxyv.methods.base import Prompt
 from proxyv.methods.quecc import QuestionPooling, question_rows, question_states
 from proxyv.model.layout import make_layout
-from tests.tiny import picture, tiny_model
+from tests.tiny import tiny_model
+from tests.unit.methods.ragged import check_cached_rows, ragged_batch
 
 FIELDS = {"name": "quecc", "window": 2, "key_layers": [1, 3], "heads": 2}
 TEXTS = ["A <image> value of C", "which word", "<image>AB<image>C"]
-
-
-def batch(processor, texts=TEXTS):
-    pictures = [picture(60, 40, 1), picture(30, 90, 2), picture(30, 30, 3)]
-    images = [[pictures.pop(0) for _ in range(text.count("<image>"))] for text in texts]
-    return processor(text=list(texts), images=images)
 
 
 def prompt_of(model, inputs, labels=None):
@@ -70,7 +65,7 @@ def test_question_states_are_those_of_each_question_alone(family):
     """In a batch of questions of different lengths, left-padded, with a sample that has no picture."""
     model, processor = tiny_model(family, FIELDS)
     with torch.no_grad():
-        states = question_states(model, prompt_of(model, batch(processor)))
+        states = question_states(model, prompt_of(model, ragged_batch(processor, TEXTS)))
         for sample, question in ((0, " value of C"), (2, "C")):  # what stands behind the last picture
             ids = processor(text=[question])["input_ids"]
             alone = model.language_model.model(input_ids=ids).last_hidden_state[0, -1]
@@ -82,7 +77,7 @@ def test_the_question_steers_all_crops_of_its_sample_only():
     model, processor = tiny_model("qwen2", FIELDS)
     tokens = []
     for texts in (TEXTS, [TEXTS[0], TEXTS[1], "<image>AB<image>D"]):
-        inputs = batch(processor, texts)
+        inputs = ragged_batch(processor, texts)
         prompt = prompt_of(model, inputs)
         with torch.no_grad():
             tokens.append(model.method.select(model, model.view(inputs["pixel_values"]), prompt).values)
@@ -94,7 +89,7 @@ def test_an_answer_changes_no_vision_token():
     model, processor = tiny_model("llama", FIELDS)
     tokens = []
     for answer in "AB":
-        inputs = batch(processor, ["<image>CD" + answer])
+        inputs = ragged_batch(processor, ["<image>CD" + answer])
         labels = inputs["input_ids"].clone()
         labels[:, :-1] = -100
         with torch.no_grad():
@@ -106,7 +101,7 @@ def test_an_answer_changes_no_vision_token():
 def test_the_question_is_read_without_gradient():
     model, processor = tiny_model("llama", FIELDS)
     model.train()
-    inputs = batch(processor)
+    inputs = ragged_batch(processor, TEXTS)
     prompt = prompt_of(model, inputs)
     assert not question_states(model, prompt).requires_grad
     model.method.select(model, model.view(inputs["pixel_values"]), prompt).values.sum().backward()
@@ -120,7 +115,7 @@ def test_every_rank_reads_a_question():
     calls = []
     model.language_model.model.register_forward_hook(lambda *_: calls.append(1))
     model.train()
-    inputs = batch(processor)
+    inputs = ragged_batch(processor, TEXTS)
     model(**inputs, labels=inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.image_token_id, -100))
     ids = processor(text=["value of C"])["input_ids"]
     model(input_ids=ids, labels=ids)
@@ -130,14 +125,7 @@ def test_every_rank_reads_a_question():
 @pytest.mark.parametrize("window, tokens", [(2, 4), (4, 1)])
 def test_every_layers_cache_holds_the_windows(window, tokens):
     model, processor = tiny_model("qwen2", {**FIELDS, "window": window})
-    inputs = batch(processor)
-    crops = inputs["crops_per_image"].tolist()
-    text = ((inputs["input_ids"] != processor.image_token_id) & (inputs["attention_mask"] == 1)).sum(1).tolist()
-    rows = [text[0] + crops[0] * (tokens + 1), text[1], text[2] + (crops[1] + crops[2]) * (tokens + 1)]
-    with torch.no_grad():
-        cache = model(**inputs, use_cache=True).past_key_values
-    assert {layer.keys.shape[2] for layer in cache.layers} == {max(rows)}
-    assert model.method.tokens_per_crop(16) == tokens
+    check_cached_rows(model, processor, tokens)
 
 
 @pytest.mark.parametrize(

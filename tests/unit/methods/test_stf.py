@@ -10,14 +10,10 @@ from proxyv.errors import UserError
 from proxyv.methods.reducing import windows
 from proxyv.methods.stf import STF
 from proxyv.model.build import build_model
-from tests.tiny import picture, tiny_model
+from tests.tiny import tiny_model
+from tests.unit.methods.ragged import check_cached_rows, ragged_batch
 
 FIELDS = {"name": "stf", "window": 2, "fuse_layers": [-2, 3, 1]}
-
-
-def batch(processor):
-    texts = ["A <image> B", "value of C", "<image><image>C"]
-    return processor(text=texts, images=[[picture(60, 40, 1)], [], [picture(30, 90, 2), picture(30, 30, 3)]])
 
 
 def test_windows_by_hand():
@@ -43,7 +39,7 @@ def test_fusion_by_hand():
 def test_a_window_is_a_strided_convolution():
     """The published figure draws the fusion as one: the projector's first map, read as a kernel, gives the same."""
     model, processor = tiny_model("llama", FIELDS)
-    inputs = batch(processor)
+    inputs = ragged_batch(processor)
     with torch.no_grad():
         view = model.view(inputs["pixel_values"])
         fused = model.reducer(torch.cat([view.patches(layer) for layer in (-2, 3, 1)], -1))
@@ -58,14 +54,7 @@ def test_a_window_is_a_strided_convolution():
 @pytest.mark.parametrize("window, tokens", [(1, 16), (2, 4), (4, 1)])
 def test_every_layers_cache_holds_the_windows(window, tokens):
     model, processor = tiny_model("qwen2", {**FIELDS, "window": window})
-    inputs = batch(processor)
-    crops = inputs["crops_per_image"].tolist()
-    text = ((inputs["input_ids"] != processor.image_token_id) & (inputs["attention_mask"] == 1)).sum(1).tolist()
-    rows = [text[0] + crops[0] * (tokens + 1), text[1], text[2] + (crops[1] + crops[2]) * (tokens + 1)]
-    with torch.no_grad():
-        cache = model(**inputs, use_cache=True).past_key_values
-    assert {layer.keys.shape[2] for layer in cache.layers} == {max(rows)}
-    assert model.method.tokens_per_crop(16) == tokens
+    check_cached_rows(model, processor, tokens)
 
 
 def test_published_size():

@@ -8,14 +8,10 @@ from proxyv.errors import UserError
 from proxyv.methods.vistog import SemanticGrouping, assign, through_tower
 from proxyv.model.build import build_model
 from proxyv.model.vision import tower_blocks
-from tests.tiny import picture, tiny_model, tiny_recipe
+from tests.tiny import tiny_model, tiny_recipe
+from tests.unit.methods.ragged import check_cached_rows, ragged_batch
 
 FIELDS = {"name": "vistog", "tokens": 4}
-
-
-def batch(processor):
-    texts = ["A <image> B", "value of C", "<image><image>C"]
-    return processor(text=texts, images=[[picture(60, 40, 1)], [], [picture(30, 90, 2), picture(30, 30, 3)]])
 
 
 def plain_grouping(groups, size):
@@ -79,21 +75,16 @@ def test_the_ride_is_the_towers_pass_with_isolated_attention(kind, feature_layer
 @pytest.mark.parametrize("tokens", [2, 16])
 def test_every_layers_cache_holds_the_groups(tokens):
     model, processor = tiny_model("qwen2", {**FIELDS, "tokens": tokens})
-    inputs = batch(processor)
-    crops = inputs["crops_per_image"].tolist()
-    text = ((inputs["input_ids"] != processor.image_token_id) & (inputs["attention_mask"] == 1)).sum(1).tolist()
-    rows = [text[0] + crops[0] * (tokens + 1), text[1], text[2] + (crops[1] + crops[2]) * (tokens + 1)]
-    with torch.no_grad():
-        cache = model(**inputs, use_cache=True).past_key_values
-    assert {layer.keys.shape[2] for layer in cache.layers} == {max(rows)}
-    assert model.method.tokens_per_crop(16) == tokens
+    check_cached_rows(model, processor, tokens)
 
 
 def test_a_frozen_tower_still_teaches_the_semantic_tokens():
     model, processor = tiny_model("llama", FIELDS)
     model.vision_tower.requires_grad_(False)
     model.train()
-    model.method.select(model, model.view(batch(processor)["pixel_values"]), None).values.square().sum().backward()
+    model.method.select(
+        model, model.view(ragged_batch(processor)["pixel_values"]), None
+    ).values.square().sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in model.reducer.parameters())
     assert all(parameter.grad is None for parameter in model.vision_tower.parameters())
 

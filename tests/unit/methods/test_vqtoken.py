@@ -9,13 +9,9 @@ from proxyv.errors import UserError
 from proxyv.methods.base import VisionTokens
 from proxyv.methods.vqtoken import by_image, cluster, means
 from tests.tiny import picture, tiny_model
+from tests.unit.methods.ragged import ragged_batch
 
 FIELDS = {"name": "vqtoken", "codes": 4, "iterations": 3, "inner_size": 16, "heads": 2}
-
-
-def batch(processor):
-    texts = ["A <image> B", "value of C", "<image><image>C"]
-    return processor(text=texts, images=[[picture(60, 40, 1)], [], [picture(30, 90, 2), picture(30, 30, 3)]])
 
 
 def at_angles(*degrees):
@@ -89,7 +85,7 @@ def test_codes_have_the_length_of_the_images_tokens():
 
 def test_codes_stand_in_the_first_crop_and_every_crop_keeps_its_newline():
     model, processor = tiny_model("qwen2", FIELDS)
-    inputs = batch(processor)
+    inputs = ragged_batch(processor)
     crops = inputs["crops_per_image"].tolist()
     assert max(crops) > 1
     text = ((inputs["input_ids"] != processor.image_token_id) & (inputs["attention_mask"] == 1)).sum(1).tolist()

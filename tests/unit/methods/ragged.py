@@ -1,0 +1,26 @@
+"""A batch of samples with one picture, none, and two, of different sizes."""
+
+import torch
+
+from tests.tiny import picture
+
+TEXTS = ("A <image> B", "value of C", "<image><image>C")
+
+
+def ragged_batch(processor, texts=TEXTS):
+    """Model inputs; `texts` may leave out or reorder marks, pictures are taken in turn."""
+    pictures = [picture(60, 40, 1), picture(30, 90, 2), picture(30, 30, 3)]
+    images = [[pictures.pop(0) for _ in range(text.count("<image>"))] for text in texts]
+    return processor(text=list(texts), images=images)
+
+
+def check_cached_rows(model, processor, tokens):
+    """Every layer's cache holds the longest sample's text, and `tokens` vision tokens and a newline a crop."""
+    inputs = ragged_batch(processor)
+    crops = inputs["crops_per_image"].tolist()
+    text = ((inputs["input_ids"] != processor.image_token_id) & (inputs["attention_mask"] == 1)).sum(1).tolist()
+    rows = [text[0] + crops[0] * (tokens + 1), text[1], text[2] + (crops[1] + crops[2]) * (tokens + 1)]
+    with torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+    assert {layer.keys.shape[2] for layer in cache.layers} == {max(rows)}
+    assert model.method.tokens_per_crop(16) == tokens
