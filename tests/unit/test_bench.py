@@ -382,7 +382,7 @@ def test_the_paper_s_times_run_through(repo, tmp_path):
 @pytest.mark.slow
 def test_the_times_on_this_cpu_run_through(repo, tmp_path):
     document = tmp_path / "README.md"
-    shutil.copy(repo / "README.md", document)
+    shutil.copy(repo / "eval" / "README.md", document)
     run_script(repo, "bench_cpu.sh", "--output", str(tmp_path / "times.json"), "--into", f"{document}#cpu-prefill")
     result = read_result(tmp_path / "times.json")
     assert len(result["models"]) == 8 and all(cell["failed"] is None for cell in result["cells"])
