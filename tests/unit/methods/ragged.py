@@ -1,4 +1,4 @@
-"""A batch of samples with one picture, none, and two, of different sizes."""
+"""A batch of samples with one picture, none, and two, of different sizes; and what several methods promise."""
 
 import torch
 
@@ -24,3 +24,14 @@ def check_cached_rows(model, processor, tokens):
         cache = model(**inputs, use_cache=True).past_key_values
     assert {layer.keys.shape[2] for layer in cache.layers} == {max(rows)}
     assert model.method.tokens_per_crop(16) == tokens
+
+
+def check_vision_tokens_are_blind(model, processor):
+    """What stands before a picture reaches its newlines and the text behind it, but no vision token."""
+    prompts = [processor(text=[f"{letter} <image>"], images=[[picture()]]) for letter in "AB"]
+    vision = prompts[0]["input_ids"][0] == processor.image_token_id
+    vision[vision.nonzero()[16::17]] = False  # newlines ask
+    with torch.no_grad():
+        first, second = (model(**p, output_hidden_states=True).hidden_states[-2][0] for p in prompts)
+    torch.testing.assert_close(first[vision], second[vision])
+    assert not torch.allclose(first[~vision][1:], second[~vision][1:])

@@ -15,6 +15,7 @@ from proxyv.model.families import FAMILIES
 from proxyv.profiling import profile_recipe
 from tests.tiny import picture, tiny_model
 from tests.unit.methods.few_rows import LAYOUT, ROWS, few_rows_llm
+from tests.unit.methods.ragged import check_vision_tokens_are_blind
 
 METHOD = {"name": "light_mlp", "start_layer": 1, "hidden_ratio": 2}
 
@@ -75,13 +76,7 @@ def test_vision_tokens_give_keys_and_values_only():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_stands_before_a_picture_does_not_reach_its_vision_tokens(family):
     model, processor = tiny_model(family, {**METHOD, "start_layer": 0})
-    prompts = [processor(text=[f"{letter} <image>"], images=[[picture()]]) for letter in "AB"]
-    vision = prompts[0]["input_ids"][0] == processor.image_token_id
-    vision[vision.nonzero()[16::17]] = False  # newlines ask
-    with torch.no_grad():
-        first, second = (model(**p, output_hidden_states=True).hidden_states[-2][0] for p in prompts)
-    torch.testing.assert_close(first[vision], second[vision])
-    assert not torch.allclose(first[~vision][1:], second[~vision][1:])
+    check_vision_tokens_are_blind(model, processor)
 
 
 @pytest.mark.parametrize(
