@@ -10,10 +10,11 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from proxyv.files import CHECKOUT
 
 PACKAGES = ("proxyv", "torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "flash-attn")
 
@@ -46,19 +47,19 @@ def package_version(name: str) -> str | None:
 
 def git_commit() -> str | None:
     """The checkout's commit, with "+changes" where tracked files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
+    if not (CHECKOUT / ".git").exists():
         return None
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}+changes" if changed else commit
 
 
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(CHECKOUT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()
 
 

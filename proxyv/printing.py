@@ -16,7 +16,7 @@ def show(figures: dict[str, Any], as_json: bool, lines: Sequence[str]) -> None:
 def write(path: str | None, figures: dict[str, Any]) -> None:
     """Write figures as JSON where a path is given."""
     if path is not None:
-        from proxyv.evaluation.results import write_json
+        from proxyv.files import write_json
 
         write_json(Path(path), figures)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from proxyv.errors import UserError
+from proxyv.files import CHECKOUT
 
-PUBLISHED = Path(__file__).parents[1] / "eval" / "published.json"
+PUBLISHED = CHECKOUT / "eval" / "published.json"
 
 
 @cache

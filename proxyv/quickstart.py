@@ -14,14 +14,14 @@ from pathlib import Path
 from proxyv.config import Recipe, load_recipe
 from proxyv.environment import default_device
 from proxyv.errors import UserError
-from proxyv.evaluation.results import write_json
+from proxyv.files import CHECKOUT, write_json
 from proxyv.profiling import bench_recipe, profile_recipe
 from proxyv.report import make_report
 from proxyv.sweep.run import evaluate_run
 from proxyv.sweep.shared import own_recipe, shared_recipe
 from proxyv.train import train
 
-RECIPES = Path(__file__).parents[1] / "configs" / "recipes"
+RECIPES = CHECKOUT / "configs" / "recipes"
 COMPARED = ("tiny-full", "tiny-proxyv-l2")
 OWN_STAGE = "instruct"  # the stage that every method runs for itself
 EVAL_BATCH = 32  # pages at once, in evaluation and in the timing

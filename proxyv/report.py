@@ -23,7 +23,7 @@ from typing import Any
 from proxyv.config import read_yaml
 from proxyv.errors import UserError
 from proxyv.evaluation.plots import Figure, Panel, Point, plot_scores
-from proxyv.evaluation.results import read_json
+from proxyv.files import read_json
 from proxyv.published import published_figure
 
 ABSENT = "–"

@@ -3,8 +3,11 @@
 benchmarks.py  what a benchmark or suite YAML holds      samples.py     its data, from local files
 metrics.py     the scores of one answer                  generation.py  greedy answers, in batches
 runner.py      evaluate a model, resume                  scoring.py     means, suites, scoring again
-results.py     how results lie on disk                   vqa_answers.py the form VQA accuracy compares
-plots.py       scores against costs
+vqa_answers.py the form VQA accuracy compares            plots.py       scores against costs
+
+    <output_dir>/<benchmark>.jsonl     one line per sample, appended as answers come
+    <output_dir>/<benchmark>.json      scores and everything they were measured with
+    <output_dir>/suite-<suite>.json    the suite's score and its parts
 
 The public names are imported on first use: reading results needs neither torch nor datasets.
 """

@@ -17,8 +17,8 @@ from omegaconf import MISSING, OmegaConf
 from proxyv.config import check_keys, from_mapping, read_yaml, suggest
 from proxyv.errors import UserError
 from proxyv.evaluation.metrics import METRICS, Metric, get_metric
+from proxyv.files import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 Schema = TypeVar("Schema", "Benchmark", "Suite")
 
 

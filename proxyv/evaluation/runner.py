@@ -26,9 +26,9 @@ from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark, load_suite
 from proxyv.evaluation.generation import Answer, chat_prompt, generate_answers
 from proxyv.evaluation.metrics import METRICS_VERSION
-from proxyv.evaluation.results import Record, read_json, read_records, to_line, write_json, write_records
 from proxyv.evaluation.samples import Sample, Samples
 from proxyv.evaluation.scoring import score_record, summarize, summarize_suite, table_fields
+from proxyv.files import Record, read_json, read_records, to_line, write_json, write_records
 
 
 def evaluate(

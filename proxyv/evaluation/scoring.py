@@ -10,7 +10,7 @@ from typing import Any
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark
 from proxyv.evaluation.metrics import METRICS_VERSION
-from proxyv.evaluation.results import Record, read_json, read_records, write_json, write_records
+from proxyv.files import Record, read_json, read_records, write_json, write_records
 
 
 def summarize(records: Sequence[Record], benchmark: Benchmark) -> dict[str, Any]:

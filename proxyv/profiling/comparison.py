@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from proxyv.config import load_recipe
 from proxyv.environment import environment
-from proxyv.evaluation.results import write_json
+from proxyv.files import write_json
 from proxyv.profiling.efficiency import CONFIGS, recipe_file
 from proxyv.profiling.flops import profile_recipe
 from proxyv.report import replace_table

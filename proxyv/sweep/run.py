@@ -26,7 +26,7 @@ from proxyv.config import Recipe, load_recipe, save_recipe, suggest
 from proxyv.errors import UserError
 from proxyv.evaluation import evaluate_suite
 from proxyv.evaluation.loading import load_for_evaluation
-from proxyv.evaluation.results import write_json
+from proxyv.files import write_json
 from proxyv.methods import make_method
 from proxyv.model.build import switch_method
 from proxyv.profiling import profile_recipe

@@ -8,10 +8,10 @@ from PIL import Image as Pillow
 from proxyv.environment import describe_model, environment
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import load_benchmark, load_suite
-from proxyv.evaluation.results import read_records
 from proxyv.evaluation.runner import evaluate, evaluate_suite
 from proxyv.evaluation.samples import Samples
 from proxyv.evaluation.scoring import rescore
+from proxyv.files import read_records
 from tests.fake_vlm import FakeModel, FakeProcessor
 
 # Questions of different lengths; two of five answers are wrong, one of them nearly right.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxyv.errors import UserError
-from proxyv.evaluation.results import read_json
+from proxyv.files import read_json
 from proxyv.profiling.bench.cells import Cell, Setting
 from proxyv.profiling.bench.models import Candidate
 from proxyv.profiling.bench.spread import median_and_iqr, paired_ratio

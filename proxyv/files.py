@@ -1,9 +1,4 @@
-"""How results lie on disk: JSON written whole or not at all, and one JSON line per sample.
-
-<output_dir>/<benchmark>.jsonl     one line per sample, appended as answers come
-<output_dir>/<benchmark>.json      scores and everything they were measured with
-<output_dir>/suite-<suite>.json    the suite's score and its parts
-"""
+"""Files: JSON written whole or not at all, JSON lines that survive a crash, and where the checkout lies."""
 
 from __future__ import annotations
 
@@ -15,7 +10,10 @@ from typing import Any
 
 from proxyv.errors import UserError
 
-Record = dict[str, Any]
+# The root of the repository where the package runs from a checkout; elsewhere a folder without configs/ and eval/.
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+Record = dict[str, Any]  # one line of a JSON lines file
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
