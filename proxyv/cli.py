@@ -99,8 +99,8 @@ def run_eval(args: argparse.Namespace) -> None:
 
 def run_sweep(args: argparse.Namespace) -> None:
     """Count, train and evaluate many recipes over several seeds, into one table; what is finished is kept."""
+    from proxyv.processes import is_main
     from proxyv.sweep import failures, sweep, sweep_table
-    from proxyv.train.ranks import is_main
 
     with redirect_stdout(sys.stderr):  # what steps print is progress here; the result alone goes to stdout
         results = sweep(

@@ -116,7 +116,7 @@ def inject(model: ProxyVForConditionalGeneration, config: Any) -> None:
 
 def _keep_base(model: ProxyVForConditionalGeneration, folder: Path) -> Path:
     """Save the model in `folder`/base, all at once, unless it is there; only the main process writes."""
-    from proxyv.train.ranks import is_main
+    from proxyv.processes import is_main
 
     base, partial = folder / BASE, folder / f".{BASE}"
     if is_main() and not base.exists():

@@ -22,6 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from proxyv import processes
 from proxyv.config import Recipe, load_recipe, save_recipe, suggest
 from proxyv.errors import UserError
 from proxyv.evaluation import evaluate_suite
@@ -32,7 +33,7 @@ from proxyv.model.build import switch_method
 from proxyv.profiling import profile_recipe
 from proxyv.sweep.results import SHARED, collect, seed_folder, write_results
 from proxyv.sweep.shared import own_recipe, shared_recipe
-from proxyv.train import ranks, train
+from proxyv.train import train
 from proxyv.train.run_folder import RECIPE, recipe_change
 
 STEPS = ("profile", "train", "eval")
@@ -73,7 +74,7 @@ def sweep(
     for step in do:
         if step not in STEPS:
             raise UserError(f"do: '{step}' is no step{suggest(step, STEPS)}")
-    if ranks.world_size() > 1 and set(do) != {"train"}:
+    if processes.world_size() > 1 and set(do) != {"train"}:
         raise UserError("do: several processes can only train; take `train` here and the other steps in one process")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: {' '.join(map(str, seeds)) or 'none'} given; name each seed once")
@@ -159,17 +160,17 @@ class _Sweep:
 
     def open(self) -> None:
         """Make the recipes' folders, or check that they hold the same recipes. Nothing is made where one differs."""
-        ranks.connect()
+        processes.connect()
         folders = {self.output / recipe.name: recipe for recipe in map(self._without_shared, self.recipes)}
         for folder, recipe in folders.items():
             if folder.exists() and (change := recipe_change(recipe, folder)):
                 raise UserError(f"{folder} holds the runs of another recipe: {change}; choose another --output")
-        ranks.wait()
-        if ranks.is_main():
+        processes.wait()
+        if processes.is_main():
             for folder, recipe in folders.items():
                 folder.mkdir(parents=True, exist_ok=True)
                 save_recipe(recipe, folder / RECIPE)
-        ranks.wait()
+        processes.wait()
 
     def run(self, seeds: Sequence[int]) -> dict[str, Any]:
         """All steps; returns the result, which is written whenever one is done."""
@@ -192,7 +193,7 @@ class _Sweep:
         try:
             work()
         except Exception as error:  # whatever it is, the other recipes' hours must not be lost
-            if ranks.world_size() > 1:  # the processes would no longer be at the same place
+            if processes.world_size() > 1:  # the processes would no longer be at the same place
                 raise
             message = str(error)
             if not isinstance(error, UserError):
@@ -229,12 +230,12 @@ class _Sweep:
 
     def _write(self, final: bool = False) -> dict[str, Any]:
         results = collect(self.output, self.failed)
-        if ranks.is_main():
+        if processes.is_main():
             write_results(self.output, results, tables=final)
         return results
 
 
 def say(what: str) -> None:
     """One line of progress on stderr, also while a bar stands there."""
-    if ranks.is_main():
+    if processes.is_main():
         tqdm.write(f"proxyv sweep: {what}", file=sys.stderr)

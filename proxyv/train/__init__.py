@@ -8,7 +8,6 @@ parameters.py  module groups: what trains, at which rate; the table before step 
 optimizer.py   AdamW, and Muon for matrices
 trainer.py     Hugging Face's Trainer with our order, rates and log
 patches.py     the stand-in objective that pretrains a tiny tower
-ranks.py       processes of one run
 """
 
 from importlib import import_module

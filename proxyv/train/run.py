@@ -7,10 +7,10 @@ from pathlib import Path
 
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from proxyv import processes
 from proxyv.config import Recipe
 from proxyv.data.pages import ensure_pages
 from proxyv.data.training_data import check_sources
-from proxyv.train import ranks
 from proxyv.train.run_folder import is_finished, open_run, run_folder, stage_names
 from proxyv.train.settings import check_stage
 from proxyv.train.stage import run_stage
@@ -31,15 +31,15 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None) -
     names, run = stage_names(recipe), folder or run_folder(recipe)
     for name in names:
         check_stage(recipe, name)
-    ranks.connect()
-    if ranks.is_main():
+    processes.connect()
+    if processes.is_main():
         open_run(recipe, run, resume)
-    ranks.wait()
+    processes.wait()
     ensure_pages(recipe)
     for name in names:  # before days of training in an earlier stage
         check_sources(recipe, name)
     finished = [is_finished(run / name) for name in names]
-    ranks.wait()  # nobody may finish a stage before all have looked
+    processes.wait()  # nobody may finish a stage before all have looked
     start: Path | None = None
     for name, done in zip(names, finished, strict=True):
         if not done:

@@ -14,9 +14,9 @@ from transformers import TrainingArguments
 
 from proxyv.config import Recipe, StageSpec, suggest
 from proxyv.errors import UserError
+from proxyv.processes import world_size
 from proxyv.train.optimizer import OPTIMIZERS
 from proxyv.train.parameters import check_groups
-from proxyv.train.ranks import world_size
 
 OBJECTIVES = ("language_modeling", "patch_classification")
 DTYPES = ("float32", "bfloat16")

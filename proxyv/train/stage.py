@@ -23,9 +23,9 @@ from proxyv.errors import UserError
 from proxyv.model.build import build_model, build_processor, switch_method
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor
+from proxyv.processes import is_main, wait
 from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
 from proxyv.train.patches import PatchClassifier
-from proxyv.train.ranks import is_main, wait
 from proxyv.train.run_folder import LOG, find_model, last_checkpoint, write_finished
 from proxyv.train.settings import training_arguments
 from proxyv.train.trainer import StageTrainer
