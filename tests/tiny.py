@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 
 from proxyv.config import LLMSpec, Recipe, VisionSpec
-from proxyv.data.synthetic import QUESTION_WORDS, TEXT_CHARACTERS
 from proxyv.model.build import build_model, build_processor
 from proxyv.model.character_tokenizer import make_character_tokenizer
+from proxyv.pages import QUESTION_WORDS, TEXT_CHARACTERS
 
 METHODS = (
     {"name": "full"},

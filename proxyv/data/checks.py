@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from proxyv.config import Recipe, suggest
 from proxyv.data.encoding import Encoded
-from proxyv.data.pages import ensure_pages
 from proxyv.data.readers import Reader
 from proxyv.data.training_data import COUNTS, TrainingData, describe
 from proxyv.errors import UserError
 from proxyv.model.build import build_processor
+from proxyv.pages.ensure import ensure_pages
 
 SHOWN = 20  # messages of each kind that `lines` prints
 

@@ -16,9 +16,9 @@ from PIL import Image
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from proxyv.data.readers import Sample
-from proxyv.data.synthetic.vocabulary import ALPHABET, BLANK
 from proxyv.errors import UserError
 from proxyv.model.processing import ProxyVProcessor
+from proxyv.pages.vocabulary import ALPHABET, BLANK
 
 IGNORED = -100
 GLYPHS = ALPHABET + BLANK  # classes of patch classification

@@ -9,12 +9,12 @@ import numpy as np
 
 from proxyv.config import Recipe, StageSpec
 from proxyv.data.encoding import GLYPHS, IGNORED, Encoded, render
-from proxyv.data.pages import ensure_pages
 from proxyv.data.readers import Sample
 from proxyv.data.training_data import COUNTS, TrainingData, describe
 from proxyv.errors import UserError
 from proxyv.model.build import build_processor
 from proxyv.model.processing import ProxyVProcessor
+from proxyv.pages.ensure import ensure_pages
 
 
 def show_sample(recipe: Recipe, data_name: str | None = None, index: int = 0) -> str:

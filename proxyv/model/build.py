@@ -9,7 +9,6 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from proxyv.config import Recipe
-from proxyv.data.synthetic import QUESTION_WORDS, TEXT_CHARACTERS
 from proxyv.errors import UserError
 from proxyv.methods import make_method
 from proxyv.model.attention import require_back_end
@@ -19,6 +18,7 @@ from proxyv.model.image_processing import PAPER_GRID, ProxyVImageProcessor
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor, chat_template
 from proxyv.model.vision import grid_side
+from proxyv.pages import QUESTION_WORDS, TEXT_CHARACTERS
 
 
 def build_config(recipe: Recipe, image_token_id: int | None = None) -> ProxyVConfig:

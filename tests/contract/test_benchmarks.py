@@ -71,9 +71,9 @@ def test_suites_load(name):
 
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name.startswith("synthetic_")])
 def test_synthetic_benchmarks_read_what_the_page_maker_writes(name, tmp_path):
-    from proxyv.data.synthetic import PageSpec
-    from proxyv.data.synthetic.benchmarks import BENCHMARKS as WRITERS
     from proxyv.evaluation.samples import Samples
+    from proxyv.pages import PageSpec
+    from proxyv.pages.benchmark_files import BENCHMARK_FILES as WRITERS
 
     benchmark = load_benchmark(name)
     path = tmp_path / benchmark.data

@@ -88,7 +88,7 @@ def test_parquet_with_pictures_inside(tmp_path):
 
 
 def test_glyphs(tmp_path):
-    from proxyv.data.pages import ensure_pages
+    from proxyv.pages.ensure import ensure_pages
 
     recipe = page_recipe(tmp_path)
     ensure_pages(recipe)

@@ -8,10 +8,10 @@ from proxyv.config import DataSpec
 from proxyv.data.collate import Collator
 from proxyv.data.encoding import IGNORED
 from proxyv.data.order import TrainingOrder, grouped, steps_of
-from proxyv.data.pages import ensure_pages
 from proxyv.data.training_data import COUNTS, TrainingData
 from proxyv.errors import UserError
 from proxyv.model.build import build_processor
+from proxyv.pages.ensure import ensure_pages
 from tests.small_runs import page_recipe, record, record_recipe, save_picture, stage
 from tests.tiny import picture
 

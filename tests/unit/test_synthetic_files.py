@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from proxyv.data.synthetic import ALPHABET, BENCHMARKS, DIFFICULTIES, KINDS, QUESTION_WORDS, write_pages
 from proxyv.errors import UserError
+from proxyv.pages import ALPHABET, BENCHMARK_FILES, DIFFICULTIES, KINDS, QUESTION_WORDS, write_pages
 
 ARGUMENTS = dict(train_pages=5, test_pages=6, difficulty="medium", seed=2, turns_per_page=3)
 
@@ -36,7 +36,7 @@ def test_folder_holds_the_documented_files(root: Path) -> None:
         "benchmarks", "captions.json", "glyphs.json", "images", "instruct.json", "meta.json", "text.json",
     ]  # fmt: skip
     assert len(list((root / "images" / "train").glob("*.png"))) == 5 * len(KINDS)
-    assert {path.stem for path in (root / "benchmarks").iterdir()} == set(BENCHMARKS)
+    assert {path.stem for path in (root / "benchmarks").iterdir()} == set(BENCHMARK_FILES)
     assert [path.name for path in root.parent.iterdir() if "partial" in path.name] == []
 
 
@@ -48,7 +48,7 @@ def test_meta_tells_how_the_pages_were_made(root: Path) -> None:
     assert meta["alphabet"] == ALPHABET
     assert meta["question_words"] == list(QUESTION_WORDS)
     assert meta["counts"]["captions"] == 25
-    assert {meta["counts"][name] for name in BENCHMARKS} == {6}
+    assert {meta["counts"][name] for name in BENCHMARK_FILES} == {6}
 
 
 @pytest.mark.parametrize("name", ["captions", "instruct", "text"])
@@ -92,11 +92,11 @@ def test_glyph_labels_fit_the_pictures(root: Path) -> None:
         assert len(record["grid"]) == 8
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", BENCHMARK_FILES)
 def test_benchmarks_reload_with_their_columns(root: Path, name: str) -> None:
     dataset = benchmark(root, name)
-    assert list(dataset.features) == list(BENCHMARKS[name].columns)
-    assert dataset.features == datasets.Features(BENCHMARKS[name].columns)
+    assert list(dataset.features) == list(BENCHMARK_FILES[name].columns)
+    assert dataset.features == datasets.Features(BENCHMARK_FILES[name].columns)
     assert len(dataset) == 6
     assert isinstance(dataset.features["image"], datasets.Image)
     for row in dataset:

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from proxyv.data.synthetic import (
+from proxyv.errors import UserError
+from proxyv.pages import (
     ALPHABET,
     DIFFICULTIES,
     KINDS,
@@ -19,9 +20,8 @@ from proxyv.data.synthetic import (
     PageSpec,
     make_page,
 )
-from proxyv.data.synthetic.difficulty import resolve_difficulty
-from proxyv.data.synthetic.generate import split_of
-from proxyv.errors import UserError
+from proxyv.pages.difficulty import resolve_difficulty
+from proxyv.pages.generate import split_of
 
 SPECS = {
     "easy": PageSpec(),
@@ -167,7 +167,7 @@ def test_page_is_a_pure_function_of_its_arguments(kind: str) -> None:
 
 def test_page_does_not_depend_on_the_hash_seed() -> None:
     code = (
-        "from proxyv.data.synthetic import KINDS, make_page; import zlib;"
+        "from proxyv.pages import KINDS, make_page; import zlib;"
         "print([(p.turns, zlib.crc32(p.image.tobytes())) for p in (make_page(k, 5, seed=9) for k in KINDS)])"
     )
     outputs = {

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from proxyv.data.synthetic.page import PageSpec
+from proxyv.pages.page import PageSpec
 
 # Mean brightness of scenes with dark ink and with light ink; both leave room for the ink's contrast.
 LIGHT, DARK = (165.0, 225.0), (30.0, 85.0)

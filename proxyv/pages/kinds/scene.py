@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from proxyv.data.synthetic.content import numbers, scatter, words
-from proxyv.data.synthetic.page import Content, PageSpec, Turn
-from proxyv.data.synthetic.vocabulary import ABOVE, BELOW, WHICH
+from proxyv.pages.kinds.content import numbers, scatter, words
+from proxyv.pages.page import Content, PageSpec, Turn
+from proxyv.pages.vocabulary import ABOVE, BELOW, WHICH
 
 
 def compose(rng: np.random.Generator, spec: PageSpec) -> Content:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from proxyv.data.synthetic.page import Page, Turn
-from proxyv.data.synthetic.vocabulary import TRANSCRIBE
+from proxyv.pages.page import Page, Turn
+from proxyv.pages.vocabulary import TRANSCRIBE
 
 Record = dict[str, Any]
 IMAGE_PREFIX = "<image>\n"

@@ -5,9 +5,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from proxyv.data.synthetic.background import paper, scenery
-from proxyv.data.synthetic.page import Content, PageSpec, Run
-from proxyv.data.synthetic.vocabulary import BAR, BLANK
+from proxyv.pages.background import paper, scenery
+from proxyv.pages.page import Content, PageSpec, TextRun
+from proxyv.pages.vocabulary import BAR, BLANK
 
 # The cell for which the lengths in a Difficulty and the two lengths below are meant.
 REFERENCE_CELL = 14
@@ -39,7 +39,7 @@ def draw(content: Content, spec: PageSpec, rng: np.random.Generator) -> Image.Im
     return Image.fromarray(levels if content.textured else levels[..., 0])
 
 
-def _ink(runs: list[Run], spec: PageSpec, rng: np.random.Generator) -> np.ndarray:
+def _ink(runs: list[TextRun], spec: PageSpec, rng: np.random.Generator) -> np.ndarray:
     """Strength of the ink per pixel, 0 … 1, float32 of shape (height, width)."""
     (width, height), cell, difficulty = spec.size, spec.cell, spec.difficulty
     # A margin of one cell, so that characters at the edge need no clipping while they are drawn.
@@ -61,7 +61,7 @@ def _ink(runs: list[Run], spec: PageSpec, rng: np.random.Generator) -> np.ndarra
     return canvas[cell:-cell, cell:-cell]
 
 
-def _keep_inside(shifts: np.ndarray, run: Run, spec: PageSpec) -> np.ndarray:
+def _keep_inside(shifts: np.ndarray, run: TextRun, spec: PageSpec) -> np.ndarray:
     """Limit the outward part of shifts (characters, x and y) in the outermost columns and rows."""
     columns = run.column + np.arange(len(run.text))
     x, y = shifts[:, 0], shifts[:, 1]
@@ -74,7 +74,9 @@ def _keep_inside(shifts: np.ndarray, run: Run, spec: PageSpec) -> np.ndarray:
     return np.stack([x, y], axis=1)
 
 
-def _draw_text(canvas: np.ndarray, run: Run, cell: int, size: float, shifts: np.ndarray, contrast: np.float32) -> None:
+def _draw_text(
+    canvas: np.ndarray, run: TextRun, cell: int, size: float, shifts: np.ndarray, contrast: np.float32
+) -> None:
     """Lay the run's characters on the canvas, the darker ink winning where two meet."""
     for place, (character, (shift_x, shift_y)) in enumerate(zip(run.text, shifts.tolist(), strict=True)):
         if character == BLANK:
@@ -86,7 +88,9 @@ def _draw_text(canvas: np.ndarray, run: Run, cell: int, size: float, shifts: np.
         np.maximum(target, _glyph(character, size, cell, phase_x, phase_y) * contrast, out=target)
 
 
-def _draw_bar(canvas: np.ndarray, run: Run, cell: int, size: float, shift: np.ndarray, contrast: np.float32) -> None:
+def _draw_bar(
+    canvas: np.ndarray, run: TextRun, cell: int, size: float, shift: np.ndarray, contrast: np.float32
+) -> None:
     """Lay one solid block over all cells of the run; it moves up and down only."""
     inset = round(BAR_INSET * cell / REFERENCE_CELL)
     left, right = (run.column + 1) * cell + inset, (run.column + 1 + len(run.text)) * cell - inset

@@ -13,9 +13,9 @@ from typing import Any
 
 import datasets
 
-from proxyv.data.synthetic.generate import make_page, stream
-from proxyv.data.synthetic.page import Page, PageSpec, Turn
-from proxyv.data.synthetic.vocabulary import VALUE_OF, WHICH
+from proxyv.pages.generate import make_page, stream
+from proxyv.pages.page import Page, PageSpec, Turn
+from proxyv.pages.vocabulary import VALUE_OF, WHICH
 
 Row = dict[str, Any]
 STRING = datasets.Value("string")
@@ -25,7 +25,7 @@ ANNOTATORS = 10
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkFile:
     """One parquet file: the pages it takes, the turns it may ask, and its columns.
 
     Benchmarks of the same kind take turns with its pages (`first`, then every `step`-th), so they share none.
@@ -117,19 +117,19 @@ def _refcoco(name: str, page: Page, turn: Turn) -> Row:
     return {"question_id": name, "answer": [word], "bbox": list(page.boxes[word])}
 
 
-BENCHMARKS: dict[str, Benchmark] = {
-    "docvqa": Benchmark(
+BENCHMARK_FILES: dict[str, BenchmarkFile] = {
+    "docvqa": BenchmarkFile(
         kind="documents",
         columns={"questionId": STRING, "question": STRING, "image": IMAGE, "answers": [STRING]},
         row=_docvqa,
     ),
-    "chartqa": Benchmark(
+    "chartqa": BenchmarkFile(
         kind="charts",
         columns={"type": STRING, "question": STRING, "image": IMAGE, "answer": STRING},
         row=_chartqa,
         may_ask=_chartqa_may_ask,
     ),
-    "textvqa": Benchmark(
+    "textvqa": BenchmarkFile(
         kind="scene",
         columns={
             "question_id": datasets.Value("int32"),
@@ -142,7 +142,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         may_ask=_textvqa_may_ask,
         step=2,
     ),
-    "ocrbench": Benchmark(
+    "ocrbench": BenchmarkFile(
         kind="scene",
         columns={
             "dataset": STRING,
@@ -155,12 +155,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         first=1,
         step=2,
     ),
-    "parsing": Benchmark(
+    "parsing": BenchmarkFile(
         kind="dense",
         columns={"id": STRING, "image": IMAGE, "question": STRING, "answer": STRING},
         row=_parsing,
     ),
-    "refcoco": Benchmark(
+    "refcoco": BenchmarkFile(
         kind="boxes",
         columns={
             "question_id": STRING,

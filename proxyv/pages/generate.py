@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from proxyv.data.synthetic import boxes, charts, dense, documents, scene
-from proxyv.data.synthetic.drawing import draw
-from proxyv.data.synthetic.page import Content, Page, PageSpec, grid_of, transcribe_grid
 from proxyv.errors import UserError
+from proxyv.pages.drawing import draw
+from proxyv.pages.kinds import boxes, charts, dense, documents, scene
+from proxyv.pages.page import Content, Page, PageSpec, grid_of, transcribe_grid
 
 Split = Literal["train", "test"]
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from proxyv.data.synthetic.content import pick_rows
-from proxyv.data.synthetic.page import Content, PageSpec, Run, grid_of, transcribe_grid
-from proxyv.data.synthetic.vocabulary import ALPHABET, BAR, BLANK, TRANSCRIBE
+from proxyv.pages.kinds.content import pick_rows
+from proxyv.pages.page import Content, PageSpec, TextRun, grid_of, transcribe_grid
+from proxyv.pages.vocabulary import ALPHABET, BAR, BLANK, TRANSCRIBE
 
 # A bar is a mark of charts, not a character to type.
 CHARACTERS = np.array([character for character in ALPHABET if character != BAR])
@@ -21,5 +21,5 @@ def compose(rng: np.random.Generator, spec: PageSpec) -> Content:
         blank[[0, -1]] = False
         blank[1:] &= ~blank[:-1]  # keeps blanks single, so that the transcript loses none
         line[blank] = BLANK
-        runs.append(Run(row, 0, "".join(line)))
+        runs.append(TextRun(row, 0, "".join(line)))
     return Content(runs, [(TRANSCRIBE, transcribe_grid(grid_of(runs, spec)))])

@@ -19,11 +19,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from proxyv.data.synthetic.benchmarks import BENCHMARKS
-from proxyv.data.synthetic.difficulty import Difficulty, resolve_difficulty
-from proxyv.data.synthetic.generate import KINDS, make_page, stream
-from proxyv.data.synthetic.page import PageSpec
-from proxyv.data.synthetic.records import (
+from proxyv.errors import UserError
+from proxyv.pages.benchmark_files import BENCHMARK_FILES
+from proxyv.pages.difficulty import Difficulty, resolve_difficulty
+from proxyv.pages.generate import KINDS, make_page, stream
+from proxyv.pages.page import PageSpec
+from proxyv.pages.records import (
     Record,
     caption_record,
     glyph_record,
@@ -31,8 +32,7 @@ from proxyv.data.synthetic.records import (
     pick_turns,
     text_record,
 )
-from proxyv.data.synthetic.vocabulary import ALPHABET, QUESTION_WORDS, TEXT_CHARACTERS
-from proxyv.errors import UserError
+from proxyv.pages.vocabulary import ALPHABET, QUESTION_WORDS, TEXT_CHARACTERS
 
 # To be raised with every change that alters a page or a file, so that an old folder is never reused.
 GENERATOR_VERSION = 2
@@ -179,7 +179,7 @@ def _write_benchmarks(root: Path, spec: PageSpec, arguments: Meta) -> dict[str, 
         return {}
     folder = root / "benchmarks"
     folder.mkdir()
-    chosen = {name: bench for name, bench in BENCHMARKS.items() if bench.kind in arguments["kinds"]}
+    chosen = {name: bench for name, bench in BENCHMARK_FILES.items() if bench.kind in arguments["kinds"]}
     counts = {}
     for name, bench in tqdm(chosen.items(), desc="benchmarks", unit="file", delay=BAR_DELAY_SECONDS):
         path = folder / f"{name}.parquet"

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from proxyv.data.synthetic.content import labels, line_rows
-from proxyv.data.synthetic.page import Content, PageSpec, Run
-from proxyv.data.synthetic.vocabulary import BAR, LARGEST, SMALLEST, VALUE_OF
+from proxyv.pages.kinds.content import labels, line_rows
+from proxyv.pages.page import Content, PageSpec, TextRun
+from proxyv.pages.vocabulary import BAR, LARGEST, SMALLEST, VALUE_OF
 
 VALUE_DIGITS = 2
 TOP_VALUE = 99
@@ -29,9 +29,9 @@ def compose(rng: np.random.Generator, spec: PageSpec) -> Content:
     for row, name, value in zip(rows, names, values, strict=True):
         length = math.ceil(longest * value / TOP_VALUE)
         runs += [
-            Run(row, 0, name),
-            Run(row, bar_column, BAR * length),
-            Run(row, bar_column + length + space, str(value)),
+            TextRun(row, 0, name),
+            TextRun(row, bar_column, BAR * length),
+            TextRun(row, bar_column + length + space, str(value)),
         ]
     turns = [(VALUE_OF.format(name), str(value)) for name, value in zip(names, values, strict=True)]
     turns.append((LARGEST, names[values.index(max(values))]))

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from proxyv.data.synthetic.difficulty import DIFFICULTIES, Difficulty
-from proxyv.data.synthetic.vocabulary import BLANK
 from proxyv.errors import UserError
+from proxyv.pages.difficulty import DIFFICULTIES, Difficulty
+from proxyv.pages.vocabulary import BLANK
 
 Turn = tuple[str, str]  # question, answer
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
@@ -38,7 +38,7 @@ class PageSpec:
 
 
 @dataclass(frozen=True)
-class Run:
+class TextRun:
     """Characters side by side in one row, the first at `column`."""
 
     row: int
@@ -54,7 +54,7 @@ class Run:
 class Content:
     """What stands on a page and what can be asked about it; `textured` pages get a scene's background."""
 
-    runs: list[Run]
+    runs: list[TextRun]
     turns: list[Turn]
     boxes: dict[str, Box] = field(default_factory=dict)
     textured: bool = False
@@ -79,7 +79,7 @@ class Page:
     boxes: dict[str, Box]
 
 
-def grid_of(runs: list[Run], spec: PageSpec) -> list[str]:
+def grid_of(runs: list[TextRun], spec: PageSpec) -> list[str]:
     """The page's characters, `rows` strings of length `columns`."""
     rows = [[BLANK] * spec.columns for _ in range(spec.rows)]
     for run in runs:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from proxyv.data.synthetic.content import labels, line_rows
-from proxyv.data.synthetic.page import Content, PageSpec, Run
-from proxyv.data.synthetic.vocabulary import VALUE_OF
+from proxyv.pages.kinds.content import labels, line_rows
+from proxyv.pages.page import Content, PageSpec, TextRun
+from proxyv.pages.vocabulary import VALUE_OF
 
 VALUE_DIGITS = 3
 
@@ -18,6 +18,6 @@ def compose(rng: np.random.Generator, spec: PageSpec) -> Content:
         last = spec.columns - VALUE_DIGITS
         column = int(rng.integers(last - len(label)))
         value_column = int(rng.integers(column + len(label) + 1, last + 1))
-        runs += [Run(row, column, label), Run(row, value_column, str(value))]
+        runs += [TextRun(row, column, label), TextRun(row, value_column, str(value))]
         turns.append((VALUE_OF.format(label), str(value)))
     return Content(runs, turns)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from proxyv.data.synthetic.content import scatter, words
-from proxyv.data.synthetic.page import Content, PageSpec, Run
-from proxyv.data.synthetic.vocabulary import LOCATE
+from proxyv.pages.kinds.content import scatter, words
+from proxyv.pages.page import Content, PageSpec, TextRun
+from proxyv.pages.vocabulary import LOCATE
 
 
 def compose(rng: np.random.Generator, spec: PageSpec) -> Content:
@@ -14,7 +14,7 @@ def compose(rng: np.random.Generator, spec: PageSpec) -> Content:
     return Content(runs, turns, boxes={run.text: run.box(spec.cell) for run in runs})
 
 
-def box_answer(run: Run, spec: PageSpec) -> str:
+def box_answer(run: TextRun, spec: PageSpec) -> str:
     """ "[x1, y1, x2, y2]": top left and bottom right of the run's cells, as fractions of width and height."""
     edges = (
         (run.column, spec.columns),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from proxyv.config import Recipe
-from proxyv.data.synthetic import write_pages
-from proxyv.data.synthetic.writer import META
+from proxyv.pages import write_pages
+from proxyv.pages.writer import META
 
 
 def ensure_pages(recipe: Recipe) -> dict[str, Any] | None:

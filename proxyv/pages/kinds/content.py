@@ -4,8 +4,8 @@ import string
 
 import numpy as np
 
-from proxyv.data.synthetic.difficulty import Difficulty
-from proxyv.data.synthetic.page import PageSpec, Run
+from proxyv.pages.difficulty import Difficulty
+from proxyv.pages.page import PageSpec, TextRun
 
 VOWELS = "AEIOU"
 CONSONANTS = "".join(letter for letter in string.ascii_uppercase if letter not in VOWELS)
@@ -79,9 +79,10 @@ def numbers(rng: np.random.Generator, count: int) -> list[str]:
     return found
 
 
-def scatter(rng: np.random.Generator, spec: PageSpec, texts: list[str]) -> list[Run]:
+def scatter(rng: np.random.Generator, spec: PageSpec, texts: list[str]) -> list[TextRun]:
     """The texts in their order from top to bottom, each in a row of its own at a random column."""
     rows = pick_rows(rng, spec, len(texts))
     return [
-        Run(row, int(rng.integers(spec.columns - len(text) + 1)), text) for row, text in zip(rows, texts, strict=True)
+        TextRun(row, int(rng.integers(spec.columns - len(text) + 1)), text)
+        for row, text in zip(rows, texts, strict=True)
     ]
