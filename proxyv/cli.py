@@ -121,7 +121,7 @@ def run_sweep(args: argparse.Namespace) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """Tables and plots, from result files only."""
-    from proxyv.report import make_report, write_into
+    from proxyv.report.make import make_report, write_into
 
     if args.into is not None:
         document, _, name = args.into.partition("#")
@@ -143,7 +143,7 @@ def run_profile(args: argparse.Namespace) -> None:
 def run_bench(args: argparse.Namespace) -> None:
     """Time prefill, decoding and memory of several models side by side in one run, at every setting asked for."""
     from proxyv.profiling.bench import bench_recipes, bench_tables, read_recipes, read_result
-    from proxyv.report import replace_table
+    from proxyv.report.markdown import replace_table
 
     if all(word.endswith(".json") for word in args.recipes):  # of earlier runs
         results = [read_result(word) for word in args.recipes]

@@ -27,7 +27,8 @@ from proxyv.convert.tower import tower_translation
 from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
 from proxyv.model import ProxyVConfig, ProxyVProcessor
-from proxyv.report import find_runs, tabulate, to_markdown
+from proxyv.report.runs import find_runs
+from proxyv.report.tables import tabulate, to_markdown
 from proxyv.train.run_folder import find_model
 
 _PATTERNS = (

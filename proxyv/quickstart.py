@@ -16,7 +16,7 @@ from proxyv.environment import default_device
 from proxyv.errors import UserError
 from proxyv.files import CHECKOUT, write_json
 from proxyv.profiling import bench_recipe, profile_recipe
-from proxyv.report import make_report
+from proxyv.report.make import make_report
 from proxyv.sweep.run import evaluate_run
 from proxyv.sweep.shared import own_recipe, shared_recipe
 from proxyv.train import train

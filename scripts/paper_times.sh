@@ -13,7 +13,7 @@ cd "$PROXYV_ROOT"
 llm="${LLM:-vicuna-7b}"
 names="$(python - "$llm" <<'PY'
 import sys
-from proxyv.published import published, recipe_name
+from proxyv.report.published import published, recipe_name
 for row in published()["fine"]:
     if row["llm"] == sys.argv[1] and row["time_reduction_pct"] is not None:
         print(recipe_name(row))

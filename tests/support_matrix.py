@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxyv.environment import environment
-from proxyv.report import replace_table
+from proxyv.report.markdown import replace_table
 
 REPO = Path(__file__).resolve().parents[1]
 RESULT = REPO / "eval" / "results" / "support.json"

@@ -20,7 +20,7 @@ from proxyv.environment import environment
 from proxyv.files import write_json
 from proxyv.profiling.efficiency import CONFIGS, recipe_file
 from proxyv.profiling.flops import profile_recipe
-from proxyv.report import replace_table
+from proxyv.report.markdown import ABSENT, replace_table, table_lines, with_notes
 
 LLM = "vicuna-7b"
 SAMPLE = ("crops", "text_tokens", "dtype")
@@ -58,26 +58,22 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         *("method", "needs", "selection GFLOPs", "decoder FLOPs reduction %", "total FLOPs reduction %"),
         *("vision tokens per layer", "cache MiB", "activations MiB", "added parameters (millions)"),
     )
-    lines = [_line(head), _line(["---", "---", *["---:"] * (len(head) - 2)])]
+    rows = []
     needs: dict[str, str] = {}
     for name, figures in result["methods"].items():
         needs |= figures["needs"]
-        lines.append(
-            _line(
-                [
-                    f"{name} (approximate)" if figures["approximate"] else name,
-                    ", ".join(figures["needs"]) or "–",
-                    f"{figures['selection_flops'] / 1e9:.1f}",
-                    *(
-                        f"{round(100 * figures[f'{part}_flops_reduction'], 1) + 0.0:.1f}"
-                        for part in ("decoder", "total")
-                    ),
-                    f"{figures['mean_vision_tokens']:.0f}",
-                    f"{figures['cache_bytes'] / 2**20:.0f}",
-                    f"{figures['activation_bytes'] / 2**20:.0f}",
-                    f"{figures['added_parameters'] / 1e6:.1f}",
-                ]
-            )
+        reductions = [figures[f"{part}_flops_reduction"] for part in ("decoder", "total")]
+        rows.append(
+            [
+                f"{name} (approximate)" if figures["approximate"] else name,
+                ", ".join(figures["needs"]) or ABSENT,
+                f"{figures['selection_flops'] / 1e9:.1f}",
+                *(f"{round(100 * reduction, 1) + 0.0:.1f}" for reduction in reductions),
+                f"{figures['mean_vision_tokens']:.0f}",
+                f"{figures['cache_bytes'] / 2**20:.0f}",
+                f"{figures['activation_bytes'] / 2**20:.0f}",
+                f"{figures['added_parameters'] / 1e6:.1f}",
+            ]
         )
     notes = [
         f"{result['llm']}, a prefill of {result['crops']} crops and {result['text_tokens']} text tokens, "
@@ -91,11 +87,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     ]
     if any(figures["approximate"] for figures in result["methods"].values()):
         notes.append("approximate: no code is public; the method is rebuilt from what the paper says.")
-    return "\n".join([*lines, "", *[f"- {note}" for note in notes]]) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return with_notes(table_lines(head, rows, text_columns=2), notes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

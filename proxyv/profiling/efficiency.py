@@ -25,8 +25,8 @@ from proxyv.files import CHECKOUT, write_json
 from proxyv.methods import describe_method, make_method
 from proxyv.profiling.prefill import Prefill, run_prefill, shapes
 from proxyv.profiling.sample import check_sample
-from proxyv.published import published, recipe_name
-from proxyv.report import replace_table
+from proxyv.report.markdown import ABSENT, replace_table, table_lines, with_notes
+from proxyv.report.published import published, recipe_name
 
 CONFIGS = CHECKOUT / "configs"
 CROPS, TEXT_TOKENS = 5, 50  # the paper's sample
@@ -192,16 +192,8 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     rows = result["rows"]
     near = sum(abs(row["difference"]) <= TOLERANCE for row in rows)
     furthest = max(abs(row["difference"]) for row in rows)
-    lines = [
-        "| LLM | method | start layer | ours % | published % | difference | as the authors computed it % |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        start = "–" if row["start_layer"] is None else row["start_layer"]
-        lines.append(
-            f"| {row['llm']} | {row['method']} | {start} | {row['ours']:.1f} | {row['published']:.0f} | "
-            f"{round(row['difference'], 1) + 0.0:+.1f} | {row['as_the_authors_computed_it']:.1f} |"
-        )
+    head = ("LLM", "method", "start layer", "ours %", "published %", "difference", "as the authors computed it %")
+    lines = table_lines(head, [_cells(row) for row in rows], text_columns=2)
     notes = [
         f"{near} of {len(rows)} rows lie within a point of the published figure, the furthest {furthest:.1f} away.",
         "As the authors computed it: with a last layer like the others (ours leaves out what nothing reads), and "
@@ -216,7 +208,19 @@ def to_markdown(result: Mapping[str, Any]) -> str:
             notes.append(f"{name}, in the paper: {row['settings']}.")
         others = {key: value for key, value in row["recounts"].items() if key not in _TOLD}
         notes += [f"{name}, {key}: {value:.1f}." for key, value in others.items()]
-    return "\n".join([*lines, "", *[f"- {note}" for note in notes]]) + "\n"
+    return with_notes(lines, notes)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["llm"],
+        row["method"],
+        ABSENT if row["start_layer"] is None else str(row["start_layer"]),
+        f"{row['ours']:.1f}",
+        f"{row['published']:.0f}",
+        f"{round(row['difference'], 1) + 0.0:+.1f}",
+        f"{row['as_the_authors_computed_it']:.1f}",
+    ]
 
 
 _TOLD = (LAST, ALL, FEW)  # in the column, or explained

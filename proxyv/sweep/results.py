@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from proxyv.config import load_recipe
-from proxyv.evaluation.plots import Figure, Panel, Point, plot_scores
 from proxyv.files import read_json, write_json
 from proxyv.methods import describe_method, make_method
-from proxyv.report import SWEEP, protocol, read_sweep, tabulate, to_markdown, write_csv
+from proxyv.report.figures import Figure
+from proxyv.report.plots import Panel, Point, plot_scores
+from proxyv.report.runs import SWEEP, protocol, read_sweep
+from proxyv.report.tables import tabulate, to_markdown, write_csv
 from proxyv.train.run_folder import FINISHED, RECIPE, is_finished, stage_names
 
 SHARED = "shared"

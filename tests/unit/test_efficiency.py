@@ -12,7 +12,7 @@ import pytest
 from proxyv.errors import UserError
 from proxyv.profiling import comparison, efficiency
 from proxyv.profiling.efficiency import ALL, FEW, LAST, explain, recipe_file, reproduce, reproduce_row, write_efficiency
-from proxyv.published import published, published_figure, recipe_name
+from proxyv.report.published import published, published_figure, recipe_name
 
 REPO = Path(__file__).resolve().parents[2]
 RESULTS = REPO / "eval" / "results"

@@ -8,7 +8,8 @@ import pytest
 
 from proxyv.profiling import comparison, efficiency
 from proxyv.profiling.bench import bench_tables, read_result
-from proxyv.report import replace_table, write_into
+from proxyv.report.make import write_into
+from proxyv.report.markdown import replace_table
 from tests.support_matrix import renew
 
 PAGES = ("README.md", "eval/README.md")

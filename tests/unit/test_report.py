@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from proxyv.errors import UserError
-from proxyv.report import find_runs, make_report, tabulate, to_markdown, write_into
+from proxyv.report.make import make_report, write_into
+from proxyv.report.runs import find_runs
+from proxyv.report.tables import tabulate, to_markdown
 
 DEFINITION = {"split": "test", "version": "1", "prompt": {"prefix": "", "suffix": "\nBe brief.", "capitalize": False}}
 

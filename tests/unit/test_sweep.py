@@ -8,7 +8,7 @@ import pytest
 
 from proxyv.config import load_recipe, save_recipe
 from proxyv.errors import UserError
-from proxyv.report import write_into
+from proxyv.report.make import write_into
 from proxyv.sweep import failures, results, sweep, sweep_table
 from proxyv.sweep.shared import own_recipe, shared_recipe
 from proxyv.train.trainer import StageTrainer

@@ -10,9 +10,9 @@ from proxyv.errors import UserError
 from proxyv.methods.base import NEEDS
 from proxyv.profiling.bench.result import RATIOS, Measured, setting_of, time_ratio
 from proxyv.profiling.bench.timing import PARTS
-from proxyv.published import PUBLISHED, published_figure
+from proxyv.report.markdown import ABSENT, table_lines
+from proxyv.report.published import PUBLISHED, published_figure
 
-ABSENT = "–"
 SETTINGS = {"attention": "attention", "batch_size": "batch", "crops": "crops"}
 PAPER_SAMPLE = (1, 5, 50)  # batch, crops, text tokens
 Result = Mapping[str, Any]
@@ -53,12 +53,12 @@ def _of_run(result: Result, base: Base | None) -> str:
     to = "" if base is None else f"× {base.label}"
 
     def table(head: Sequence[str], rows: Sequence[Sequence[str] | None]) -> str:
-        lines = [_line(["model", *(SETTINGS[name] for name in varying), *head])]
-        lines.append(_line(["---", *["---:"] * (len(varying) + len(head))]))
-        for cell, row in zip(cells, rows, strict=True):
-            if row is not None:
-                lines.append(_line([cell["label"], *(str(cell[name]) for name in varying), *row]))
-        return "\n".join(lines) + "\n"
+        shown = [
+            [cell["label"], *(str(cell[name]) for name in varying), *row]
+            for cell, row in zip(cells, rows, strict=True)
+            if row is not None
+        ]
+        return "\n".join(table_lines(["model", *(SETTINGS[name] for name in varying), *head], shown)) + "\n"
 
     tables = [
         table(
@@ -208,7 +208,3 @@ def _marks(result: Result) -> dict[str, list[str]]:
         for mark in [*needs, *(["Approximate, since no code is public"] if about["approximate"] else [])]:
             marks.setdefault(mark, []).append(label)
     return marks
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

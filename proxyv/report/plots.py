@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from proxyv.report.figures import Figure
 
 # Where a label may stand beside its point (points of type; right and left of it, above and below), best first.
 _OFFSETS = [(8, 6), (8, -14), (-8, 6), (-8, -14), (0, 14), (0, -22), (8, 22), (8, -30), (-8, 22), (-8, -30)]
 
 
 SCORE_SPAN = 10.0  # points that the score axis shows at the least
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Mean and sample standard deviation (0 for one run) over `runs` runs."""
-
-    mean: float
-    spread: float
-    runs: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Figure:
-        """The figure of one value a run."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
-
-    def text(self, decimals: int) -> str:
-        """For tables: "81.2", or "81.2 ± 0.7" over several runs."""
-        mean = f"{self.mean:.{decimals}f}"
-        return f"{mean} ± {self.spread:.{decimals}f}" if self.runs > 1 else mean
 
 
 @dataclass(frozen=True)

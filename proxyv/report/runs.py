@@ -1,4 +1,4 @@
-"""Tables and a plot from result files: what each recipe scores, and what it costs.
+"""Result files → runs: what each one scores and costs, column by column.
 
 A run is a folder that holds any of
 
@@ -6,15 +6,11 @@ A run is a folder that holds any of
     profile.json                                      decoder_flops, decoder_flops_reduction, …
     bench.json                                        prefill_time_ratio, …
 
-The runs of a sweep are read from its own result file, sweep.json (proxyv/sweep). Runs of one recipe name (several
-seeds) make one row: mean ± sample standard deviation. What no file tells is shown as "–". No figure is ever typed by
-hand.
+The runs of a sweep are read from its own result file, sweep.json (proxyv/experiments/sweep_results.py).
 """
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +18,9 @@ from typing import Any
 
 from proxyv.config import read_yaml
 from proxyv.errors import UserError
-from proxyv.evaluation.plots import Figure, Panel, Point, plot_scores
 from proxyv.files import read_json
-from proxyv.published import published_figure
+from proxyv.report.published import published_figure
 
-ABSENT = "–"
 FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED = "decoder GFLOPs", "FLOPs reduction %", "published FLOPs reduction %"
 TOTAL_SAVED, PREFILL_SAVED, LOSS = "total FLOPs reduction %", "prefill time reduction %", "final training loss"
 COSTS = (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, TOTAL_SAVED, PREFILL_SAVED, LOSS)
@@ -50,59 +44,6 @@ class Run:
     def figures(self) -> dict[str, float]:
         """All figures; benchmarks first, then suites, then costs."""
         return self.scores | self.suites | self.costs
-
-
-@dataclass(frozen=True)
-class Row:
-    """One recipe's figures over its runs."""
-
-    recipe: str
-    runs: int
-    figures: Mapping[str, Figure]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows by recipe; columns in order, of which `suites` are suite scores; what a reader must know besides."""
-
-    rows: list[Row]
-    columns: list[str]
-    suites: list[str]
-    notes: list[str]
-
-
-def make_report(paths: Sequence[str | Path], output_dir: str | Path) -> list[Path]:
-    """Write `report.md`, `report.csv` and `report.png` from the runs below `paths`; returns their paths.
-
-    Raises UserError where a path does not exist or none holds results.
-    """
-    table = tabulate(find_runs(paths))
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    markdown, numbers, picture = (folder / f"report.{ending}" for ending in ("md", "csv", "png"))
-    markdown.write_text(to_markdown(table) + f"\n![Score against cost]({picture.name})\n", encoding="utf-8")
-    write_csv(table, numbers)
-    plot_scores(_panels(table), picture)
-    return [markdown, numbers, picture]
-
-
-def write_into(document: str | Path, name: str, paths: Sequence[str | Path]) -> Path:
-    """Renew the table of that name in a document from the runs below `paths`; see `replace_table`."""
-    return replace_table(document, name, to_markdown(tabulate(find_runs(paths))))
-
-
-def replace_table(document: str | Path, name: str, table: str) -> Path:
-    """Replace what stands in a document between `<!-- table: NAME … -->` and `<!-- end of table -->`.
-
-    Raises UserError where the document has no such place.
-    """
-    document = Path(document)
-    text = document.read_text(encoding="utf-8") if document.is_file() else ""
-    place = re.compile(rf"(<!-- table: {re.escape(name)} .*?-->\n).*?(<!-- end of table -->)", re.DOTALL)
-    if not place.search(text):
-        raise UserError(f"{document}: has no place '<!-- table: {name} … -->' … '<!-- end of table -->'; add one")
-    document.write_text(place.sub(lambda found: f"{found[1]}\n{table}\n{found[2]}", text), encoding="utf-8")
-    return document
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Run]:
@@ -231,95 +172,3 @@ def _find(values: Mapping[str, Any], key: str) -> float | None:
     if isinstance(value, Mapping):
         value = value.get("median", value.get("total"))
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def tabulate(runs: Sequence[Run]) -> Table:
-    """Group runs by recipe, in order of first appearance."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.recipe, []).append(run)
-    suites = _ordered(run.suites for run in runs)
-    present = _ordered(run.costs for run in runs)
-    costs = [name for name in COSTS if name in present]
-    columns = [*_ordered(run.scores for run in runs), *suites, *costs]
-    rows = [
-        Row(recipe, sum(run.failed is None for run in group), _figures(group, columns))
-        for recipe, group in groups.items()
-    ]
-    return Table(rows, columns, suites, _notes(runs))
-
-
-def _ordered(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
-
-
-def _figures(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, Figure]:
-    figures = {}
-    for column in columns:
-        values = [run.figures[column] for run in runs if column in run.figures]
-        if values:
-            figures[column] = Figure.of(values)
-    return figures
-
-
-def _notes(runs: Sequence[Run]) -> list[str]:
-    """How each score was measured, and what would make a comparison unfair."""
-    notes = []
-    for column in _ordered(run.protocols for run in runs):
-        told = _ordered({run.protocols[column]: None} for run in runs if column in run.protocols)
-        warning = "runs differ, their scores are not comparable: " if len(told) > 1 else ""
-        notes.append(f"{column}: {warning}{' / '.join(told)}.")
-    notes += [f"{run.folder.name}: {name} is unfinished and left out." for run in runs for name in run.unfinished]
-    notes += [f"{run.recipe}, {run.folder}: failed: {run.failed}" for run in runs if run.failed]
-    return notes
-
-
-def to_markdown(table: Table) -> str:
-    """The table in Markdown, notes below it."""
-    head = ["recipe", "runs", *table.columns]
-    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
-    for row in table.rows:
-        cells = [_cell(row, column) for column in table.columns]
-        lines.append(_line([row.recipe, str(row.runs), *cells]))
-    spread = ["± is the standard deviation over runs."] if any(row.runs > 1 for row in table.rows) else []
-    notes = [f"- {note}" for note in [*spread, *table.notes]]
-    return "\n".join([*lines, "", *notes]) + "\n"
-
-
-def _cell(row: Row, column: str) -> str:
-    figure = row.figures.get(column)
-    if figure is None:
-        return ABSENT
-    decimals = 3 if column == LOSS else 2 if column == FLOPS and abs(figure.mean) < 100 else 1
-    # Counted, not measured: no spread to speak of.
-    counted = column in (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, TOTAL_SAVED) and figure.spread == 0
-    return f"{figure.mean:.{decimals}f}" if counted else figure.text(decimals)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def write_csv(table: Table, path: Path) -> None:
-    """One line per recipe; each column with its unrounded mean, spread and number of runs; absent ones, and the spread
-    of a single run, empty."""
-    parts = ("mean", "spread", "runs")
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["recipe", *[f"{column} {part}" for column in table.columns for part in parts]])
-        for row in table.rows:
-            figures = [row.figures.get(column) for column in table.columns]
-            cells = [[f.mean, f.spread if f.runs > 1 else "", f.runs] if f else ["", "", ""] for f in figures]
-            writer.writerow([row.recipe, *[value for cell in cells for value in cell]])
-
-
-def _panels(table: Table) -> list[Panel]:
-    """The plot: the first suite's score (else the first column's) against decoder FLOPs and prefill time."""
-    score = next(iter([*table.suites, *table.columns]), "score")
-    panels = []
-    saved = "prefill time saved against its baseline in the same run (%)"
-    for cost, axis in ((FLOPS, "decoder FLOPs of the prefill (GFLOP)"), (PREFILL_SAVED, saved)):
-        rows = [row for row in table.rows if score in row.figures and cost in row.figures]
-        points = [Point(row.recipe, row.figures[cost], row.figures[score]) for row in rows]
-        panels.append(Panel(axis, score, points))
-    return panels
