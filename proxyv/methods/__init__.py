@@ -1,63 +1,15 @@
-"""Methods, found by looking in this folder: one module, one `Method` subclass, one `name`.
+"""The methods, one file each; what several of them are made of lies in shared/.
 
-Files of folders that the environment variable PROXYV_METHODS names (separated as in PATH) are found as well: a method
-can live outside the package. They are imported, so name only folders whose code you trust.
+Files of folders that the environment variable PROXYV_METHODS names (separated as in PATH) belong to this package as
+well: a method can live outside it. They are imported, so name only folders whose code you trust.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import importlib
 import os
-import pkgutil
-from collections.abc import Mapping
-from functools import cache
-from typing import Any
 
-from proxyv.config import from_mapping, suggest
-from proxyv.errors import UserError
-from proxyv.methods.base import Method
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.registry import describe_method, make_method, method_classes
 
-__all__ = ["Method", "describe_method", "make_method", "method_classes"]
-
+__all__ = ["Method", "Prompt", "VisionTokens", "describe_method", "make_method", "method_classes"]
 
 FOLDERS = [folder for folder in os.environ.get("PROXYV_METHODS", "").split(os.pathsep) if folder]
 __path__.extend(FOLDERS)
-
-
-@cache
-def method_classes() -> dict[str, type[Method]]:
-    """Every method by its name. Raises UserError for a folder that is not there, and for a name used twice."""
-    for folder in FOLDERS:
-        if not os.path.isdir(folder):
-            raise UserError(f"PROXYV_METHODS: '{folder}' is no folder; mend the variable")
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    found: dict[str, type[Method]] = {}
-    for method in _descendants(Method):
-        if method.name and found.setdefault(method.name, method) is not method:
-            other = found[method.name].__module__
-            raise UserError(f"{method.__module__}: method name '{method.name}' is taken by {other}; choose another")
-    return found
-
-
-def _descendants(parent: type[Method]) -> list[type[Method]]:
-    return [found for child in parent.__subclasses__() for found in (child, *_descendants(child))]
-
-
-def make_method(fields: Mapping[str, Any], source: str = "method") -> Method:
-    """The method that `{"name": …, field: value, …}` describes; fields left out keep their defaults.
-
-    Raises UserError for an unknown name or field, naming the nearest known one.
-    """
-    values = {str(key): value for key, value in fields.items()}
-    name = values.pop("name", None)
-    if name not in method_classes():
-        raise UserError(f"{source}: unknown method.name '{name}'{suggest(str(name), method_classes())}")
-    method: Method = from_mapping(method_classes()[name], values, f"{source}: method '{name}'")
-    return method
-
-
-def describe_method(method: Method) -> dict[str, Any]:
-    """The inverse of `make_method`, with every field written out."""
-    return {"name": method.name, **dataclasses.asdict(method)}

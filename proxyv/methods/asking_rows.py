@@ -10,7 +10,7 @@ of the batch, P vision tokens per crop, Q asking rows per sample (padded).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,14 +18,12 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Plan
 from proxyv.model.attention import attend, mask_for, masked_back_end
+from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import Family, family_of, put_in_front, rotate
 from proxyv.model.layout import Layout
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.method import Method, Plan
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 Tables = tuple[torch.Tensor, torch.Tensor]  # rotary cos and sin, (B, rows, rotary size)
 
@@ -50,13 +48,13 @@ class AskingMethod(Method):
             raise UserError("llm.config.resid_pdrop: dropout inside the layers is not supported; set it to 0")
         check_start_layer(self.start_layer, text_config)
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
         layers = range(self.start_layer, llm.config.num_hidden_layers)
         for index, layer in put_in_front(llm, self.mixin(), layers):
             layer.take_method(self, llm.config, tokens, index)
 
-    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> AskingPlan:
+    def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> AskingPlan:
         llm = model.language_model
         back_end = masked_back_end(llm.config._attn_implementation)
         return make_asking_plan(layout, cast(nn.Module, llm.model.rotary_emb), back_end, embeddings)

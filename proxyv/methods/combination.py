@@ -11,19 +11,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import torch
 
 from proxyv.errors import UserError
-from proxyv.methods import describe_method, make_method
-from proxyv.methods.base import Method, Plan, Prompt, VisionTokens
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    import torch
-
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.layout import Layout
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
-    from proxyv.model.vision import TowerView
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.layout import Layout
+from proxyv.model.method import Method, Plan, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.registry import describe_method, make_method
+from proxyv.model.vision import TowerView
 
 PUBLISHED = {
     "before_llm": {"name": "visionzip", "dominant": 360, "contextual": 40},
@@ -94,7 +92,7 @@ class Combination(Method):
             with _named("inside_llm", f" (a training pass of '{first.name}' leaves {left} tokens of a crop)"):
                 second.check(config, left)
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         self.first.install(model, tokens)
         self.second.install(model, self.first.tokens_per_crop(tokens))
 
@@ -104,13 +102,13 @@ class Combination(Method):
     def tokens_per_crop(self, tokens: int) -> int:
         return self.first.tokens_per_crop(tokens)
 
-    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+    def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         return self.first.select(model, view, prompt)
 
-    def merge(self, model: ProxyVForConditionalGeneration, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
+    def merge(self, model: ProxyVPreTrainedModel, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
         return self.first.merge(model, vision, prompt)
 
-    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> Plan | None:
+    def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> Plan | None:
         return self.second.plan(model, layout, embeddings)
 
     def training_passes(self) -> Sequence[Method]:

@@ -8,20 +8,18 @@ their own, and their caches hold those rows only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from transformers.cache_utils import Cache
 
-from proxyv.methods.base import Method, Selection
 from proxyv.methods.live_rows import LiveRows, live_rows, received_attention, take_rows
 from proxyv.methods.own_rows import RowsLayer, RowsPlan, check_row_order
+from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import Family, family_of, put_in_front
 from proxyv.model.layout import Layout
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.method import Method, Selection
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class DroppingMethod(Method):
         family_of(config.text_config)
         check_row_order(config, self.name)
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
         family, schedule = family_of(llm.config), self.schedule(llm.config.num_hidden_layers)
         if not schedule:
@@ -56,7 +54,7 @@ class DroppingMethod(Method):
         for _, layer in put_in_front(llm, DroppingLayer, layers):
             layer.family, layer.ranking = family, Ranking()
 
-    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> DroppingPlan:
+    def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> DroppingPlan:
         llm = model.language_model
         # Detached: with gradient checkpointing, a layer's second pass must record what its first one did.
         like = embeddings.detach()

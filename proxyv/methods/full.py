@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxyv.methods.base import Method
+from proxyv.model.method import Method
 
 
 @dataclass(frozen=True)

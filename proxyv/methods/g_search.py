@@ -14,13 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from proxyv.errors import UserError
 from proxyv.methods.dropping import DroppingMethod
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.configuration import ProxyVConfig
 
 FULL_LAYERS = 2  # the first layers, which keep all
 

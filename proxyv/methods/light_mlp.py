@@ -10,7 +10,7 @@ tokens, since nothing reads them, so the reduction of FLOPs is a little above th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -20,9 +20,7 @@ from transformers.cache_utils import Cache
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from proxyv.methods.asking_rows import AskingLayer, AskingMethod, AskingPlan, check_hidden_ratio
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.configuration import ProxyVConfig
 
 
 @dataclass(frozen=True)

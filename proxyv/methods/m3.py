@@ -13,15 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.methods.reducing import windows
-
-if TYPE_CHECKING:  # proxyv.model imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class M3(Method):
         if self.scale not in self.scales:
             raise UserError(f"method.scale: {self.scale} is not trained; choose from method.scales {list(self.scales)}")
 
-    def merge(self, model: ProxyVForConditionalGeneration, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
+    def merge(self, model: ProxyVPreTrainedModel, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
         window = math.isqrt(vision.values.shape[1] // self.scale)
         return vision._replace(values=windows(vision.values, window).mean(2))
 

@@ -13,21 +13,19 @@ everything but the mask to the baseline's own layers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
 from proxyv.errors import UserError
 from proxyv.methods.asking_rows import check_start_layer
-from proxyv.methods.base import Method, Plan
 from proxyv.model.attention import BACK_ENDS, mask_for
+from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import family_of, put_in_front
 from proxyv.model.layout import Layout
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.method import Method, Plan
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,11 @@ class MaskAttention(Method):
         family_of(config.text_config)
         check_start_layer(self.start_layer, config.text_config)
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
         put_in_front(llm, MaskedLayer, range(self.start_layer, llm.config.num_hidden_layers))
 
-    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> MaskPlan:
+    def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> MaskPlan:
         """Raises UserError for a back-end that takes no mask over all pairs of rows."""
         back_end = model.language_model.config._attn_implementation
         if back_end not in BACK_ENDS:

@@ -14,10 +14,10 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Plan
 from proxyv.methods.live_rows import LiveRows
 from proxyv.model.cache import DecodeRows, KeptRows, Stretch, keep_rows, row_mask
 from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.method import Plan
 
 
 def check_row_order(config: ProxyVConfig, name: str) -> None:

@@ -18,13 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from proxyv.errors import UserError
 from proxyv.methods.g_search import FULL_LAYERS, CurveMethod
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.configuration import ProxyVConfig
 
 
 @dataclass(frozen=True)

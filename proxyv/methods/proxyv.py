@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -26,11 +26,9 @@ from proxyv.errors import UserError
 from proxyv.methods.asking_rows import AskingLayer, AskingMethod, check_hidden_ratio
 from proxyv.methods.proxy_plan import ProxyPlan, Visibility, make_proxy_plan
 from proxyv.model.attention import masked_back_end
+from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 Project = Callable[[torch.Tensor], torch.Tensor]
 
@@ -66,7 +64,7 @@ class ProxyMethod(AskingMethod):
         super().check(config, tokens)
         check_hidden_ratio(self.hidden_ratio, config.text_config)
 
-    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> ProxyPlan:
+    def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> ProxyPlan:
         llm = model.language_model
         visibility = Visibility(self.proxies_see_vision, self.text_sees_proxies)
         proxies = self.proxies_per_crop(layout.vision_rows.shape[1])

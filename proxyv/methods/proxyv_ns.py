@@ -9,16 +9,14 @@ Deviations: as in proxyv.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from proxyv.errors import UserError
 from proxyv.methods.proxyv import Project, ProxyMethod
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.configuration import ProxyVConfig
 
 
 @dataclass(frozen=True)

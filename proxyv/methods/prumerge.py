@@ -16,20 +16,18 @@ counts are the same. On the meta device, where attention has no values, a crop k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.methods.live_rows import take_rows
 from proxyv.methods.tower_checks import check_cls_attention
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
-    from proxyv.model.vision import TowerView
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.vision import TowerView
 
 # Share of a crop's tokens that enters the LLM on average: 32 and 144 of 576 (arXiv 2403.15388, its results' tables).
 TYPICAL_SHARE = {"plain": 32 / 576, "plus": 144 / 576}
@@ -79,7 +77,7 @@ class PruMerge(Method):
                 f"method.neighbours: {self.neighbours} must lie between 0 and {tokens - 1}, the other tokens of a crop"
             )
 
-    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+    def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         patches = view.patches()  # (C, P, tower width)
         with torch.no_grad():
             block = view.feature_block + 1

@@ -12,13 +12,11 @@ fails there); a training sample without a supervised span ranks by its last row,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from proxyv.errors import UserError
 from proxyv.methods.dropping import DroppingMethod
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.configuration import ProxyVConfig
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.methods.reducing import attend_plainly, check_hidden_states, check_window, windows
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 from proxyv.model.vision import TowerView
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,13 @@ class QueCC(Method):
         if self.heads < 1 or size % self.heads:
             raise UserError(f"method.heads: {self.heads} does not divide the tower's width {size}; use a divisor")
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         text, vision = model.config.text_config, model.config.vision_config
         model.reducer = QuestionPooling(
             text.hidden_size, vision.hidden_size, len(self.key_layers), self.window, self.heads
         )
 
-    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+    def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         question = question_states(model, prompt)
         keys = torch.cat([view.patches(layer) for layer in self.key_layers], -1)
         of_crop = prompt.layout.sample_of_crop.to(question.device)
@@ -85,7 +83,7 @@ def question_rows(prompt: Prompt, is_image: torch.Tensor) -> torch.Tensor:
     return torch.where(behind.any(1, keepdim=True), behind, text & (row <= first))
 
 
-def question_states(model: ProxyVForConditionalGeneration, prompt: Prompt) -> torch.Tensor:
+def question_states(model: ProxyVPreTrainedModel, prompt: Prompt) -> torch.Tensor:
     """(B, D) the LLM's last hidden state of each question's last token, without gradient; zeros for a sample without
     pictures or without text."""
     ids, layout = prompt.input_ids, prompt.layout

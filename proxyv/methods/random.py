@@ -8,17 +8,15 @@ Deviations: chosen per crop, before the projector; in raster order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
-from proxyv.methods.base import Prompt, VisionTokens
 from proxyv.methods.live_rows import take_rows
 from proxyv.methods.reducing import KeepSome
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
-    from proxyv.model.vision import TowerView
+from proxyv.model.method import Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.vision import TowerView
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Random(KeepSome):
 
     seed: int = 0
 
-    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+    def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         patches = view.patches()
         crops, tokens = patches.shape[:2]
         if model.training:

@@ -7,16 +7,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers import PreTrainedConfig
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.method import Method
 
 
 @dataclass(frozen=True)

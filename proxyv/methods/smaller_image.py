@@ -12,16 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.methods.reducing import windows
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
-    from proxyv.model.vision import TowerView
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.vision import TowerView
 
 
 @dataclass(frozen=True)
@@ -52,5 +50,5 @@ class SmallerImage(Method):
         if self.max_crops is not None and self.max_crops < 1:
             raise UserError(f"method.max_crops: {self.max_crops} leaves no picture; use 1 or more, or null")
 
-    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+    def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         return VisionTokens(windows(view.patches(), self.pool).mean(2))

@@ -12,19 +12,17 @@ stock one, so a model that was trained with another method starts it anew.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.methods.reducing import check_hidden_states, check_window, windows
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 from proxyv.model.vision import Projector, TowerView
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,13 @@ class STF(Method):
         if self.inner_ratio < 1:
             raise UserError(f"method.inner_ratio: {self.inner_ratio} must be at least 1")
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         size = model.config.vision_config.hidden_size
         model.reducer = BlockFusion(size, len(self.fuse_layers))
         long = size * self.window**2
         model.projector = Projector(long, model.config.text_config.hidden_size, self.inner_ratio * long)
 
-    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+    def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         fused = model.reducer(torch.cat([view.patches(layer) for layer in self.fuse_layers], -1))
         # Channels first, then the window's rows and columns, as a convolution reads them.
         return VisionTokens(windows(fused, self.window).transpose(2, 3).flatten(2))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from proxyv.errors import UserError
+from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.vision import has_cls
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
 
 
 def check_cls_attention(config: ProxyVConfig, method: str, after_features: int) -> None:

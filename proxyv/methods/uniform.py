@@ -8,14 +8,12 @@ stretches (PruMerge+ starts at the first token and stops short of the last).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from proxyv.methods.base import Prompt, VisionTokens
 from proxyv.methods.reducing import KeepSome
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
-    from proxyv.model.vision import TowerView
+from proxyv.model.method import Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.vision import TowerView
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Uniform(KeepSome):
 
     name: ClassVar[str] = "uniform"
 
-    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+    def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         patches = view.patches()
         tokens = patches.shape[1]
         kept = [(2 * i + 1) * tokens // (2 * self.tokens) for i in range(self.tokens)]

@@ -16,22 +16,20 @@ layer gets no gradient, since nothing reads the vision tokens behind it: it choo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from proxyv.config import suggest
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Selection
 from proxyv.methods.live_rows import LiveRows, live_rows
 from proxyv.methods.own_rows import RowsLayer, RowsPlan, check_row_order
+from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import family_of, put_in_front
 from proxyv.model.layout import Layout
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.method import Method, Selection
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 LAYERS = {  # (first layer, step)
     "all": (0, 1),
@@ -70,12 +68,12 @@ class VideoLLMMoD(Method):
         if not self.chosen(layers):
             raise UserError(f"method.layers: '{self.layers}' names none of the LLM's {layers} layers; use all")
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
         for _, layer in put_in_front(llm, RoutedLayer, self.chosen(llm.config.num_hidden_layers)):
             layer.router = WEIGHTINGS[self.weighting](llm.config.hidden_size, 1, bias=False)
 
-    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> RoutedPlan:
+    def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> RoutedPlan:
         device = embeddings.device
         return RoutedPlan(
             llm=model.language_model,

@@ -14,20 +14,18 @@ scores go to the earlier patch. ProxyV's comparison (arXiv 2505.15816) uses 360 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.methods.live_rows import take_rows
 from proxyv.methods.tower_checks import check_cls_attention
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
-    from proxyv.model.vision import TowerView
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.vision import TowerView
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class VisionZip(Method):
                 "of a crop; lower one of them"
             )
 
-    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+    def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         patches = view.patches()  # (C, P, tower width)
         with torch.no_grad():
             keys = view.keys(view.feature_block)

@@ -16,20 +16,18 @@ follows the tower's own pass, so keys and values of the patches are computed twi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.methods.reducing import attend_plainly
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 from proxyv.model.vision import TowerView, tower_blocks
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,11 @@ class VisToG(Method):
         if not 2 <= self.tokens <= tokens:
             raise UserError(f"method.tokens: {self.tokens} must lie between 2 and the {tokens} patches of a crop")
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         vision = model.config.vision_config
         model.reducer = SemanticGrouping(vision.hidden_size, self.tokens, vision.layer_norm_eps)
 
-    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+    def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         patches = view.patches()
         semantic = through_tower(view, model.reducer.semantic.repeat(len(patches), 1, 1))
         return VisionTokens(model.reducer(semantic, patches))

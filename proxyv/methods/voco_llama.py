@@ -16,24 +16,22 @@ offsets slip there), and the cache is cut for real (there, the mask hides what s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.methods.live_rows import to_the_left
 from proxyv.methods.mask_attention import MaskedLayer, MaskPlan
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.cache import KeptRows, keep_rows
+from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import family_of, put_in_front
 from proxyv.model.layout import Layout
-
-if TYPE_CHECKING:  # proxyv.model.modeling imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,15 @@ class VoCoLLaMA(Method):
         if self.tokens < 1:
             raise UserError(f"method.tokens: {self.tokens} must be at least 1")
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
         put_in_front(llm, VoCoLayer, range(llm.config.num_hidden_layers))
         model.reducer = VoCoTokens(self.tokens, llm.config.hidden_size, llm.config.initializer_range)
 
-    def merge(self, model: ProxyVForConditionalGeneration, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
+    def merge(self, model: ProxyVPreTrainedModel, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
         return vision._replace(extra=model.reducer(len(prompt.layout.crops_of_image)))
 
-    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> VoCoPlan:
+    def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> VoCoPlan:
         """Raises UserError for a back-end that takes no mask over all pairs of rows."""
         back_end = model.language_model.config._attn_implementation
         if back_end not in BACK_ENDS:

@@ -18,19 +18,17 @@ All tokens of an image stand in its first crop, in the order of their clusters; 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.methods.reducing import attend_plainly
-
-if TYPE_CHECKING:  # proxyv.model imports this folder
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,11 @@ class VQToken(Method):
         if self.heads < 1 or self.inner_size < 1 or self.inner_size % self.heads:
             raise UserError(f"method.heads: {self.heads} does not divide method.inner_size {self.inner_size}")
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         size = model.config.text_config.hidden_size
         model.reducer = MapAttention(size, self.codes, tokens, self.inner_size, self.heads)
 
-    def merge(self, model: ProxyVForConditionalGeneration, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
+    def merge(self, model: ProxyVPreTrainedModel, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
         layout, values = prompt.layout, vision.values
         tokens, real = by_image(values, layout.crops_of_image)
         units = F.normalize(tokens.float(), dim=-1)

@@ -10,13 +10,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from proxyv.config import Recipe
 from proxyv.errors import UserError
-from proxyv.methods import make_method
 from proxyv.model.attention import require_back_end
 from proxyv.model.character_tokenizer import make_character_tokenizer
 from proxyv.model.configuration import ProxyVConfig, sub_config
 from proxyv.model.image_processing import PAPER_GRID, ProxyVImageProcessor
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor, chat_template
+from proxyv.model.registry import make_method
 from proxyv.model.vision import grid_side
 from proxyv.pages import QUESTION_WORDS, TEXT_CHARACTERS
 

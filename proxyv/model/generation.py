@@ -9,13 +9,13 @@ import torch
 from transformers import GenerationMixin, LogitsProcessorList
 
 from proxyv.model.cache import kept_layer
-from proxyv.model.layout import Layout
+from proxyv.model.method import Prompt
 
 
 class ImageGenerationMixin(GenerationMixin):
     """Hugging Face's `generate` for a model whose prompts carry `pixel_values` and `crops_per_image`."""
 
-    _layout: Callable[..., Layout]  # the model's own: checked prompt → layout
+    read_prompt: Callable[..., Prompt]  # the model's own
 
     def prepare_inputs_for_generation(
         self,
@@ -58,7 +58,7 @@ class ImageGenerationMixin(GenerationMixin):
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Repeat each sample `expand_size` times (beams, several return sequences) with all its images."""
         if pixel_values is not None and expand_size > 1:
-            layout = self._layout(input_ids, kwargs.get("attention_mask"), crops_per_image, None)
+            layout = self.read_prompt(input_ids, kwargs.get("attention_mask"), crops_per_image).layout
             crops = repeat_by_sample(layout.sample_of_crop, expand_size)
             first_crop = layout.crop_in_image == 0
             images = repeat_by_sample(layout.sample_of_crop[first_crop], expand_size)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Plan, VisionTokens
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.cache import DecodeRows, KeptLayer, KeptRows, keep_rows, kept_layer
 from proxyv.model.layout import Layout
-
-if TYPE_CHECKING:
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.method import Plan, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def text_inputs(
 
 
 def image_inputs(
-    model: ProxyVForConditionalGeneration,
+    model: ProxyVPreTrainedModel,
     layout: Layout,
     text: torch.Tensor,
     vision: VisionTokens,

@@ -12,24 +12,20 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    initialization,
-)
+from transformers import initialization
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.clip import modeling_clip
 
 from proxyv.errors import UserError
-from proxyv.methods import Method, describe_method, make_method
-from proxyv.methods.base import Prompt, VisionTokens
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.generation import ImageGenerationMixin
 from proxyv.model.inputs import LLMInputs, image_inputs, text_inputs
-from proxyv.model.layout import Layout, make_layout
-from proxyv.model.vision import Projector, TowerView
+from proxyv.model.layout import make_layout
+from proxyv.model.method import Method, Prompt, VisionTokens
+from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.registry import describe_method, make_method
+from proxyv.model.vision import TowerView
 
 # Older transformers nest a tower's weights below `vision_model`; newer ones save them without, and read both.
 TOWER_KEYS = (
@@ -52,27 +48,12 @@ class ProxyVOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
+class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin):
     """A vision tower, a projector, a causal LM, and one method. Images enter as `pixel_values` plus placeholders
     in `input_ids`, as `ProxyVProcessor` makes them."""
 
-    config_class = ProxyVConfig
-    base_model_prefix = ""
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_attention_backend = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _skip_keys_device_placement = ["past_key_values"]
-
     def __init__(self, config: ProxyVConfig):
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
-        self.projector = Projector(config.vision_config.hidden_size, config.text_config.hidden_size)
-        self.image_newline = nn.Parameter(torch.zeros(config.text_config.hidden_size))
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.method: Method = make_method(config.method, "config")
         self._install_method()
         self.post_init()
@@ -145,30 +126,12 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
                 module._is_hf_initialized = True
         super().initialize_weights()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if module is self:
-            initialization.normal_(self.image_newline, std=self.image_newline.numel() ** -0.5)
-        else:
-            super()._init_weights(module)
-
     def module_group(self, name: str) -> str:
         """The recipe's module group ("tower", "projector", "newline", "method", "llm") of a parameter or module."""
         if any(part in self.method.modules for part in name.split(".")):
             return "method"
         first = name.split(".")[0]
         return {"vision_tower": "tower", "projector": "projector", "image_newline": "newline"}.get(first, "llm")
-
-    def get_input_embeddings(self) -> Any:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> Any:
-        return self.language_model.get_output_embeddings()
-
-    def get_decoder(self) -> nn.Module:
-        return self.language_model.model
 
     # ── the forward pass ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -208,7 +171,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             llm, cache = self.language_model, past_key_values
             runs = [text_inputs(llm, inputs_embeds, attention_mask, position_ids, cache, labels)] * len(methods)
         else:
-            prompt = self._prompt(input_ids, attention_mask, crops_per_image, past_key_values, labels)
+            prompt = self.read_prompt(input_ids, attention_mask, crops_per_image, past_key_values, labels)
             runs = self._image_runs(methods, prompt, pixel_values, past_key_values, use_cache, labels)
         if labels is not None:
             passes = [self._run_with_loss(inputs, use_cache, num_items_in_batch, kwargs) for inputs in runs]
@@ -246,11 +209,6 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             runs.append(replace(inputs, plan=method.plan(self, layout, inputs.embeddings)))
         return runs
 
-    def view(self, pixel_values: torch.Tensor) -> TowerView:
-        """One pass of the tower over crops (C, 3, S, S)."""
-        weight = self.projector.up.weight
-        return TowerView(self.vision_tower, pixel_values.to(weight.device, weight.dtype), self.config.feature_layer)
-
     def vision_tokens(self, method: Method, view: TowerView, prompt: Prompt) -> VisionTokens:
         """Tower features through a method and the projector: what enters the LLM for the pictures."""
         selected = method.select(self, view, prompt)
@@ -286,25 +244,19 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         loss = supervised_loss(self.get_output_embeddings(), hidden, labels, num_items)
         return ProxyVOutput(loss=loss, past_key_values=outputs.past_key_values)
 
-    def _prompt(
+    def read_prompt(
         self,
         input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         crops_per_image: torch.Tensor | Sequence[int] | None,
-        cache: Cache | None,
-        labels: torch.Tensor | None,
-    ) -> Prompt:
-        layout = self._layout(input_ids, attention_mask, crops_per_image, cache, labels)
-        return Prompt(cast(torch.Tensor, input_ids), layout)
-
-    def _layout(
-        self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        crops_per_image: torch.Tensor | Sequence[int] | None,
-        cache: Cache | None,
+        cache: Cache | None = None,
         labels: torch.Tensor | None = None,
-    ) -> Layout:
+    ) -> Prompt:
+        """A prompt with images and its layout; arguments as `forward`'s.
+
+        Raises UserError where something is missing, shapes differ, placeholders and images do not match, or the cache
+        is not empty.
+        """
         if input_ids is None or crops_per_image is None:
             raise UserError("pixel_values need input_ids and crops_per_image; use ProxyVProcessor's output whole")
         if cache is not None and cache.get_seq_length() > 0:
@@ -315,7 +267,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
                 f"{tuple(input_ids.shape)}, for a prompt with images"
             )
         counts = crops_per_image.tolist() if isinstance(crops_per_image, torch.Tensor) else crops_per_image
-        return make_layout(
+        layout = make_layout(
             input_ids == self.config.image_token_id,
             attention_mask,
             counts,
@@ -323,6 +275,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
             self.config.newline_positions,
             labels,
         )
+        return Prompt(input_ids, layout)
 
     def _embed_text(self, input_ids: torch.Tensor | None) -> torch.Tensor:
         """Token embeddings; placeholders, whose id may lie beyond the vocabulary, get those of id 0."""
@@ -341,7 +294,7 @@ class ProxyVForConditionalGeneration(PreTrainedModel, ImageGenerationMixin):
         blank = embeddings.new_zeros(1, vision.num_channels, vision.image_size, vision.image_size)
         ids = torch.full((1, config.tokens_per_crop + 2), config.image_token_id)
         ids[:, -1] = 0  # a prompt of one picture and one text token
-        view, prompt = self.view(blank), self._prompt(ids, None, [1], None, None)
+        view, prompt = self.view(blank), self.read_prompt(ids, None, [1])
         total = self.image_newline.sum()
         for method in methods:
             tokens = self.vision_tokens(method, view, prompt)

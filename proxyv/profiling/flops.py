@@ -11,7 +11,7 @@ from typing import Any
 
 from proxyv.config import Recipe
 from proxyv.environment import environment
-from proxyv.methods.base import NEEDS
+from proxyv.model.method import NEEDS
 from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
 from proxyv.profiling.prefill import DTYPE, run_prefill, shapes
 from proxyv.profiling.sample import check_sample, compared_recipe, method_crops

@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from proxyv.config import Recipe
-from proxyv.methods.base import Selection
 from proxyv.model.build import build_model
+from proxyv.model.method import Selection
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.profiling.memory import LiveTensors
 from proxyv.profiling.sample import make_inputs

@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicCache
 from proxyv.config import load_recipe
 from proxyv.errors import UserError
 from proxyv.methods import describe_method, make_method, method_classes
-from proxyv.methods.base import NEEDS
+from proxyv.model.method import NEEDS
 from proxyv.profiling import profile_recipe
 from tests.contract.method_settings import SHIPPED, every_field, method_fields, settings
 from tests.tiny import picture, tiny_model, tiny_recipe

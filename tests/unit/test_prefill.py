@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from proxyv.config import load_recipe
-from proxyv.methods.base import Method, Prompt, VisionTokens
 from proxyv.model.build import build_model
+from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.vision import TowerView
 from proxyv.profiling import profile_recipe
 from proxyv.profiling import sample as sample_module

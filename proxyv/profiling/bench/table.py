@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from proxyv.errors import UserError
-from proxyv.methods.base import NEEDS
+from proxyv.model.method import NEEDS
 from proxyv.profiling.bench.result import RATIOS, Measured, setting_of, time_ratio
 from proxyv.profiling.bench.timing import PARTS
 from proxyv.report.markdown import ABSENT, table_lines

@@ -17,8 +17,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from proxyv.methods.base import Method, Plan, Prompt, Selection, VisionTokens
 from proxyv.model.layout import Layout
+from proxyv.model.method import Method, Plan, Prompt, Selection, VisionTokens
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.vision import TowerView
 

@@ -5,8 +5,8 @@ import torch
 
 from proxyv.methods import make_method
 from proxyv.methods.asking_rows import make_asking_plan
-from proxyv.methods.base import VisionTokens
 from proxyv.model.layout import make_layout
+from proxyv.model.method import VisionTokens
 from tests.tiny import picture, tiny_model
 
 METHODS = [

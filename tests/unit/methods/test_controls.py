@@ -5,9 +5,9 @@ import torch
 
 from proxyv.errors import UserError
 from proxyv.methods import make_method
-from proxyv.methods.base import Prompt
 from proxyv.model.build import build_processor, switch_method
 from proxyv.model.layout import make_layout
+from proxyv.model.method import Prompt
 from tests.fake_view import FakeView
 from tests.tiny import picture, tiny_model, tiny_recipe
 

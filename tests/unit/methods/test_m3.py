@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from proxyv.errors import UserError
-from proxyv.methods.base import VisionTokens
 from proxyv.methods.m3 import M3
+from proxyv.model.method import VisionTokens
 from tests.tiny import tiny_model
 from tests.unit.methods.ragged import ragged_batch
 

@@ -56,7 +56,7 @@ def test_a_padded_batch_equals_the_samples_alone_gradients_included(plus):
 def kept(model, processor, images):
     """Tokens that are left of each crop of some pictures."""
     inputs = processor(text=["<image>" * len(images)], images=[images])
-    prompt = model._prompt(inputs["input_ids"], None, inputs["crops_per_image"], None, None)
+    prompt = model.read_prompt(inputs["input_ids"], None, inputs["crops_per_image"])
     with torch.no_grad():
         return model.method.select(model, model.view(inputs["pixel_values"]), prompt).counts
 

@@ -7,9 +7,9 @@ import torch
 
 from proxyv.errors import UserError
 from proxyv.methods import make_method
-from proxyv.methods.base import Prompt
 from proxyv.model.build import build_config
 from proxyv.model.layout import make_layout
+from proxyv.model.method import Prompt
 from tests.fake_view import FakeView
 from tests.tiny import picture, tiny_model, tiny_recipe
 
@@ -104,7 +104,7 @@ def test_every_layer_keeps_what_the_images_have_left():
     """Two images with different counts, one behind the other."""
     model, processor = tiny_model("llama", {"name": "prumerge", "neighbours": 3})
     inputs = processor(text=["A <image><image> B"], images=[[picture(60, 40, 1), picture(30, 90, 2)]])
-    layout = model._prompt(inputs["input_ids"], None, inputs["crops_per_image"], None, None)
+    layout = model.read_prompt(inputs["input_ids"], None, inputs["crops_per_image"])
     with torch.no_grad():
         tokens = model.method.select(model, model.view(inputs["pixel_values"]), layout)
         cache = model(**inputs, use_cache=True).past_key_values

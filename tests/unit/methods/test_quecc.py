@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from proxyv.errors import UserError
-from proxyv.methods.base import Prompt
 from proxyv.methods.quecc import QuestionPooling, question_rows, question_states
 from proxyv.model.layout import make_layout
+from proxyv.model.method import Prompt
 from tests.tiny import tiny_model
 from tests.unit.methods.ragged import check_cached_rows, ragged_batch
 
@@ -18,8 +18,9 @@ TEXTS = ["A <image> value of C", "which word", "<image>AB<image>C"]
 
 
 def prompt_of(model, inputs, labels=None):
-    layout = model._layout(inputs["input_ids"], inputs["attention_mask"], inputs["crops_per_image"], None, labels)
-    return Prompt(inputs["input_ids"], layout)
+    return model.read_prompt(
+        inputs["input_ids"], inputs["attention_mask"], inputs["crops_per_image"], labels=labels
+    )
 
 
 def test_pooling_by_hand():

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from proxyv.errors import UserError
-from proxyv.methods.base import VisionTokens
 from proxyv.methods.vqtoken import by_image, cluster, means
+from proxyv.model.method import VisionTokens
 from tests.tiny import picture, tiny_model
 from tests.unit.methods.ragged import ragged_batch
 
@@ -75,7 +75,7 @@ def test_codes_have_the_length_of_the_images_tokens():
     nn.init.zeros_(model.reducer.out.bias)
     ids = torch.full((1, 35), model.config.image_token_id)
     ids[:, -1] = 7
-    prompt = model._prompt(ids, None, [2], None, None)
+    prompt = model.read_prompt(ids, None, [2])
     token = torch.randn(32)
     with torch.no_grad():
         merged = model.method.merge(model, VisionTokens(token.expand(2, 16, 32)), prompt)

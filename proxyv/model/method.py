@@ -15,16 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:  # proxyv.model imports this module
-    from proxyv.model.configuration import ProxyVConfig
-    from proxyv.model.layout import Layout
-    from proxyv.model.modeling import ProxyVForConditionalGeneration
-    from proxyv.model.vision import TowerView
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.layout import Layout
+from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.vision import TowerView
 
 # What a method may need beyond the features that every model computes; each costs something of its own.
 NEEDS = {
@@ -94,19 +93,19 @@ class Method:
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         """Raise UserError where the fields do not fit the model, or crops of `tokens` vision tokens."""
 
-    def install(self, model: ProxyVForConditionalGeneration, tokens: int) -> None:
+    def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         """Put this method's layers and modules into a fresh model, in place; called once, before weights are
         loaded. `tokens` as in `check`."""
 
-    def select(self, model: ProxyVForConditionalGeneration, view: TowerView, prompt: Prompt) -> VisionTokens:
+    def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         """Before the projector: what the tower saw → vectors (C, n, tower width) for the projector."""
         return VisionTokens(view.patches())
 
-    def merge(self, model: ProxyVForConditionalGeneration, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
+    def merge(self, model: ProxyVPreTrainedModel, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
         """After the projector: vision tokens (C, n, D) → those that enter the LLM (C, m, D), m ≤ n."""
         return vision
 
-    def plan(self, model: ProxyVForConditionalGeneration, layout: Layout, embeddings: torch.Tensor) -> Plan | None:
+    def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> Plan | None:
         """What this method's layers need for one prefill; handed to every layer as `vision_plan`. None: nothing."""
         return None
 

@@ -1,0 +1,59 @@
+"""The methods there are, found by looking in proxyv/methods: one module, one `Method` subclass, one `name`.
+
+The folder is looked up by its name when a method is first asked for: methods are plug-ins, and stand above the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from proxyv.config import from_mapping, suggest
+from proxyv.errors import UserError
+from proxyv.model.method import Method
+
+PACKAGE = "proxyv.methods"
+
+
+@cache
+def method_classes() -> dict[str, type[Method]]:
+    """Every method by its name. Raises UserError for a folder that is not there, and for a name used twice."""
+    package = importlib.import_module(PACKAGE)
+    for folder in package.FOLDERS:
+        if not os.path.isdir(folder):
+            raise UserError(f"PROXYV_METHODS: '{folder}' is no folder; mend the variable")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{PACKAGE}.{module.name}")
+    found: dict[str, type[Method]] = {}
+    for method in _descendants(Method):
+        if method.name and found.setdefault(method.name, method) is not method:
+            other = found[method.name].__module__
+            raise UserError(f"{method.__module__}: method name '{method.name}' is taken by {other}; choose another")
+    return found
+
+
+def _descendants(parent: type[Method]) -> list[type[Method]]:
+    return [found for child in parent.__subclasses__() for found in (child, *_descendants(child))]
+
+
+def make_method(fields: Mapping[str, Any], source: str = "method") -> Method:
+    """The method that `{"name": …, field: value, …}` describes; fields left out keep their defaults.
+
+    Raises UserError for an unknown name or field, naming the nearest known one.
+    """
+    values = {str(key): value for key, value in fields.items()}
+    name = values.pop("name", None)
+    if name not in method_classes():
+        raise UserError(f"{source}: unknown method.name '{name}'{suggest(str(name), method_classes())}")
+    method: Method = from_mapping(method_classes()[name], values, f"{source}: method '{name}'")
+    return method
+
+
+def describe_method(method: Method) -> dict[str, Any]:
+    """The inverse of `make_method`, with every field written out."""
+    return {"name": method.name, **dataclasses.asdict(method)}
