@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from proxyv.errors import UserError
-from proxyv.methods.dropping import DroppingMethod
+from proxyv.methods.shared.dropping import DroppingMethod
 from proxyv.model.configuration import ProxyVConfig
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from proxyv.methods.asking_rows import AskingLayer, AskingMethod, AskingPlan, check_hidden_ratio
+from proxyv.methods.shared.text_queries import AskingLayer, AskingMethod, AskingPlan, check_hidden_ratio
 from proxyv.model.configuration import ProxyVConfig
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from proxyv.errors import UserError
-from proxyv.methods.asking_rows import check_start_layer
+from proxyv.methods.shared.text_queries import check_start_layer
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import family_of, put_in_front

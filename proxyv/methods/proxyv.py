@@ -23,8 +23,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from proxyv.config import suggest
 from proxyv.errors import UserError
-from proxyv.methods.asking_rows import AskingLayer, AskingMethod, check_hidden_ratio
-from proxyv.methods.proxy_plan import ProxyPlan, Visibility, make_proxy_plan
+from proxyv.methods.shared.proxy_rows import ProxyPlan, Visibility, make_proxy_plan
+from proxyv.methods.shared.text_queries import AskingLayer, AskingMethod, check_hidden_ratio
 from proxyv.model.attention import masked_back_end
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout

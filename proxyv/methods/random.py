@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import torch
 
-from proxyv.methods.live_rows import take_rows
-from proxyv.methods.reducing import KeepSome
+from proxyv.methods.shared.before_llm import KeepSome
+from proxyv.methods.shared.row_subset import take_rows
 from proxyv.model.method import Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
 from proxyv.model.vision import TowerView

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from transformers.cache_utils import Cache
 
-from proxyv.methods.asking_rows import AskingLayer, AskingMethod, AskingPlan
+from proxyv.methods.shared.text_queries import AskingLayer, AskingMethod, AskingPlan
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from proxyv.errors import UserError
-from proxyv.methods.reducing import windows
+from proxyv.methods.shared.before_llm import windows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel

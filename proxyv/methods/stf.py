@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from proxyv.errors import UserError
-from proxyv.methods.reducing import check_hidden_states, check_window, windows
+from proxyv.methods.shared.before_llm import check_hidden_states, check_window, windows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel

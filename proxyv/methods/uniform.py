@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxyv.methods.reducing import KeepSome
+from proxyv.methods.shared.before_llm import KeepSome
 from proxyv.model.method import Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
 from proxyv.model.vision import TowerView

@@ -23,8 +23,8 @@ from torch import nn
 
 from proxyv.config import suggest
 from proxyv.errors import UserError
-from proxyv.methods.live_rows import LiveRows, live_rows
-from proxyv.methods.own_rows import RowsLayer, RowsPlan, check_row_order
+from proxyv.methods.shared.row_subset import LiveRows, live_rows
+from proxyv.methods.shared.subset_layer import RowsLayer, RowsPlan, check_row_order
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import family_of, put_in_front
 from proxyv.model.layout import Layout

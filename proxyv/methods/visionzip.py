@@ -20,8 +20,8 @@ import torch
 from torch.nn import functional as F
 
 from proxyv.errors import UserError
-from proxyv.methods.live_rows import take_rows
-from proxyv.methods.tower_checks import check_cls_attention
+from proxyv.methods.shared.before_llm import check_cls_attention
+from proxyv.methods.shared.row_subset import take_rows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel

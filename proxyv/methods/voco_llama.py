@@ -23,8 +23,8 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
-from proxyv.methods.live_rows import to_the_left
 from proxyv.methods.mask_attention import MaskedLayer, MaskPlan
+from proxyv.methods.shared.row_subset import to_the_left
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.cache import KeptRows, keep_rows
 from proxyv.model.configuration import ProxyVConfig

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from proxyv.errors import UserError
-from proxyv.methods.reducing import attend_plainly
+from proxyv.methods.shared.before_llm import attend_plainly
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proxyv.errors import UserError
-from proxyv.methods.proxy_plan import Visibility, make_proxy_plan
+from proxyv.methods.shared.proxy_rows import Visibility, make_proxy_plan
 from proxyv.model.layout import make_layout
 
 # Two samples of P = 4 vision tokens per crop. Sample 0: text, an image of two crops, text. Sample 1: two rows of

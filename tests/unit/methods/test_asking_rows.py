@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proxyv.methods import make_method
-from proxyv.methods.asking_rows import make_asking_plan
+from proxyv.methods.shared.text_queries import make_asking_plan
 from proxyv.model.layout import make_layout
 from proxyv.model.method import VisionTokens
 from tests.tiny import picture, tiny_model

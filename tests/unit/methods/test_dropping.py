@@ -7,7 +7,7 @@ import torch
 
 from proxyv.errors import UserError
 from proxyv.methods import make_method
-from proxyv.methods.live_rows import live_rows, received_attention
+from proxyv.methods.shared.row_subset import live_rows, received_attention
 from proxyv.model.families import Family
 from proxyv.model.layout import make_layout
 from tests.tiny import tiny_model

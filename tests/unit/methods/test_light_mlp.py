@@ -9,8 +9,8 @@ from torch import nn
 from proxyv.config import load_recipe
 from proxyv.errors import UserError
 from proxyv.methods import make_method
-from proxyv.methods.asking_rows import make_asking_plan
 from proxyv.methods.light_mlp import LightMLPLayer, LightUpdate
+from proxyv.methods.shared.text_queries import make_asking_plan
 from proxyv.model.families import FAMILIES
 from proxyv.profiling import profile_recipe
 from tests.tiny import picture, tiny_model

@@ -18,9 +18,7 @@ TEXTS = ["A <image> value of C", "which word", "<image>AB<image>C"]
 
 
 def prompt_of(model, inputs, labels=None):
-    return model.read_prompt(
-        inputs["input_ids"], inputs["attention_mask"], inputs["crops_per_image"], labels=labels
-    )
+    return model.read_prompt(inputs["input_ids"], inputs["attention_mask"], inputs["crops_per_image"], labels=labels)
 
 
 def test_pooling_by_hand():

@@ -5,7 +5,7 @@ import torch
 
 from proxyv.config import load_recipe
 from proxyv.methods import make_method
-from proxyv.methods.asking_rows import make_asking_plan
+from proxyv.methods.shared.text_queries import make_asking_plan
 from proxyv.methods.skip_attention import SkipAttentionLayer
 from proxyv.model.families import FAMILIES
 from proxyv.profiling import profile_recipe

@@ -7,7 +7,7 @@ import torch
 
 from proxyv.config import load_recipe
 from proxyv.errors import UserError
-from proxyv.methods.reducing import windows
+from proxyv.methods.shared.before_llm import windows
 from proxyv.methods.stf import STF
 from proxyv.model.build import build_model
 from tests.tiny import tiny_model

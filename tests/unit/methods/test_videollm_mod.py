@@ -6,7 +6,7 @@ from torch import nn
 
 from proxyv.errors import UserError
 from proxyv.methods import make_method
-from proxyv.methods.live_rows import live_rows
+from proxyv.methods.shared.row_subset import live_rows
 from proxyv.methods.videollm_mod import BoundedRouter, RoutedLayer, RoutedPlan, Router
 from tests.tiny import picture, tiny_model
 from tests.unit.methods.few_rows import LAYOUT, ROWS, few_rows_llm

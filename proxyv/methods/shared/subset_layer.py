@@ -14,7 +14,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
-from proxyv.methods.live_rows import LiveRows
+from proxyv.methods.shared.row_subset import LiveRows
 from proxyv.model.cache import DecodeRows, KeptRows, Stretch, keep_rows, row_mask
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Plan

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import torch
 from transformers.cache_utils import Cache
 
-from proxyv.methods.live_rows import LiveRows, live_rows, received_attention, take_rows
-from proxyv.methods.own_rows import RowsLayer, RowsPlan, check_row_order
+from proxyv.methods.shared.row_subset import LiveRows, live_rows, received_attention, take_rows
+from proxyv.methods.shared.subset_layer import RowsLayer, RowsPlan, check_row_order
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import Family, family_of, put_in_front
 from proxyv.model.layout import Layout

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method
+from proxyv.model.vision import has_cls
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,22 @@ def attend_plainly(
     if real is not None:
         scores = scores.masked_fill(~real[:, None, None], -torch.inf)
     return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
+
+
+def check_cls_attention(config: ProxyVConfig, method: str, after_features: int) -> None:
+    """Raise UserError where a tower has no CLS token, or not the block whose attention `method` reads.
+
+    Args:
+        after_features: 0 for the block whose output the features are, 1 for the next.
+    """
+    tower = config.vision_config
+    if not has_cls(tower):
+        raise UserError(f"method.name: {method} ranks by a CLS token, {tower.model_type} has none; use a CLIP tower")
+    blocks = tower.num_hidden_layers
+    block = config.feature_layer % (blocks + 1) - 1 + after_features
+    if not 0 <= block < blocks:
+        low, high = 1 - after_features, blocks - after_features
+        raise UserError(
+            f"vision.feature_layer: {config.feature_layer} leaves no tower block whose attention {method} could read; "
+            f"use hidden state {low} to {high}"
+        )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from proxyv.methods.asking_rows import AskingPlan, QueryRows, query_rows, text_rows
+from proxyv.methods.shared.text_queries import AskingPlan, QueryRows, query_rows, text_rows
 from proxyv.model.layout import Layout
 
 
