@@ -19,12 +19,12 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from proxyv.methods.shared.text_queries import AskingLayer, AskingMethod, AskingPlan, check_hidden_ratio
+from proxyv.methods.shared.text_queries import TextQueryLayer, TextQueryMethod, TextQueryPlan, check_hidden_ratio
 from proxyv.model.configuration import ProxyVConfig
 
 
 @dataclass(frozen=True)
-class LightMLP(AskingMethod):
+class LightMLP(TextQueryMethod):
     """From `start_layer` on, vision tokens go through a light MLP only."""
 
     name: ClassVar[str] = "light_mlp"
@@ -32,7 +32,7 @@ class LightMLP(AskingMethod):
 
     hidden_ratio: int = 4  # LLM width / hidden width
 
-    def mixin(self) -> type[AskingLayer]:
+    def mixin(self) -> type[TextQueryLayer]:
         return LightMLPLayer
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
@@ -55,23 +55,23 @@ class LightUpdate(nn.Module):
         return self.norm(self.up(F.silu(self.mix(self.input_proj(vision)))) + vision)
 
 
-class LightMLPLayer(AskingLayer):
+class LightMLPLayer(TextQueryLayer):
     """With images, text and newlines go through attention and FFN, vision tokens through the light MLP."""
 
-    def take_method(self, method: LightMLP, config: PreTrainedConfig, tokens: int, index: int) -> None:
+    def attach_method(self, method: LightMLP, config: PreTrainedConfig, tokens: int, index: int) -> None:
         """As the parent's."""
-        super().take_method(method, config, tokens, index)
+        super().attach_method(method, config, tokens, index)
         size = config.hidden_size
         if not self.is_last:
             self.light_mlp = LightUpdate(size, size // method.hidden_ratio, config.rms_norm_eps)
 
-    def _with_images(self, hidden: torch.Tensor, plan: AskingPlan, cache: Cache | None) -> torch.Tensor:
+    def _with_images(self, hidden: torch.Tensor, plan: TextQueryPlan, cache: Cache | None) -> torch.Tensor:
         ask = plan.text
         rows = self._attend_and_feed(hidden, ask, plan, cache)
         vision = ask.gather_vision(hidden)
         return ask.scatter(vision if self.is_last else self.light_mlp(vision), rows)
 
-    def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.is_last:
             return hidden
         return hidden + 0.0 * self.light_mlp(hidden.new_zeros(1, hidden.shape[-1])).sum()

@@ -22,7 +22,7 @@ from proxyv.errors import UserError
 from proxyv.methods.shared.text_queries import check_start_layer
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.configuration import ProxyVConfig
-from proxyv.model.families import family_of, put_in_front
+from proxyv.model.families import family_of, mix_into_layers
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Plan
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -43,7 +43,7 @@ class MaskAttention(Method):
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
-        put_in_front(llm, MaskedLayer, range(self.start_layer, llm.config.num_hidden_layers))
+        mix_into_layers(llm, MaskedLayer, range(self.start_layer, llm.config.num_hidden_layers))
 
     def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> MaskPlan:
         """Raises UserError for a back-end that takes no mask over all pairs of rows."""

@@ -24,7 +24,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from proxyv.config import suggest
 from proxyv.errors import UserError
 from proxyv.methods.shared.proxy_rows import ProxyPlan, Visibility, make_proxy_plan
-from proxyv.methods.shared.text_queries import AskingLayer, AskingMethod, check_hidden_ratio
+from proxyv.methods.shared.text_queries import TextQueryLayer, TextQueryMethod, check_hidden_ratio
 from proxyv.model.attention import masked_back_end
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout
@@ -34,7 +34,7 @@ Project = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class ProxyMethod(AskingMethod):
+class ProxyMethod(TextQueryMethod):
     """What spatial and non-spatial proxies share."""
 
     modules: ClassVar[tuple[str, ...]] = ("guided_update", "proxy_initializer")
@@ -57,7 +57,7 @@ class ProxyMethod(AskingMethod):
         """Bring proxies (C, p, D) through `project` (D → m) to every vision token: (C, P, m)."""
         raise NotImplementedError
 
-    def mixin(self) -> type[AskingLayer]:
+    def mixin(self) -> type[TextQueryLayer]:
         return ProxyVLayer
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
@@ -184,13 +184,13 @@ class GuidedUpdate(nn.Module):
         return super().train(mode)
 
 
-class ProxyVLayer(AskingLayer):
+class ProxyVLayer(TextQueryLayer):
     """With images, proxies, text and newlines go through attention and FFN and the proxies guide the update of the
     vision tokens."""
 
-    def take_method(self, method: ProxyMethod, config: PreTrainedConfig, tokens: int, index: int) -> None:
+    def attach_method(self, method: ProxyMethod, config: PreTrainedConfig, tokens: int, index: int) -> None:
         """As the parent's."""
-        super().take_method(method, config, tokens, index)
+        super().attach_method(method, config, tokens, index)
         self.tokens = tokens
         self.is_start = index == method.start_layer
         size = config.hidden_size
@@ -221,7 +221,7 @@ class ProxyVLayer(AskingLayer):
         context = self.method.context(proxies, self.guided_update.project_context, splat, vision.shape[1])
         return self.guided_update(vision, context)
 
-    def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.is_last:
             return hidden
         p = self.method.proxies_per_crop(self.tokens)

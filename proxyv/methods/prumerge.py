@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from proxyv.errors import UserError
 from proxyv.methods.shared.before_llm import check_cls_attention
-from proxyv.methods.shared.row_subset import take_rows
+from proxyv.methods.shared.row_subset import gather_rows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -86,13 +86,13 @@ class PruMerge(Method):
             attention = scores.float().softmax(-1)[:, 1:]  # (C, P)
             kept = self.keep(attention, prompt.layout.crops_of_image)
             weights = self.neighbour_weights(attention, F.normalize(keys[:, 1:], dim=-1), kept.order)
-        merged = take_rows(patches, kept.order) + weights.to(patches.dtype) @ patches
+        merged = gather_rows(patches, kept.order) + weights.to(patches.dtype) @ patches
         rest = (attention * ~kept.mask).to(patches.dtype)[:, None] @ patches  # (C, 1, width)
         return with_rest(merged, rest, kept.counts, patches.shape[1])
 
     def neighbour_weights(self, attention: torch.Tensor, unit_keys: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         """(C, n, P): the attention of the patches nearest to each kept one, 0 elsewhere."""
-        likeness = (take_rows(unit_keys, kept) @ unit_keys.transpose(1, 2)).scatter(2, kept[..., None], -torch.inf)
+        likeness = (gather_rows(unit_keys, kept) @ unit_keys.transpose(1, 2)).scatter(2, kept[..., None], -torch.inf)
         nearest = likeness.topk(self.neighbours, -1).indices
         return attention[:, None] * torch.zeros_like(likeness).scatter(2, nearest, 1.0)
 

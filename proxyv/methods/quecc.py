@@ -77,9 +77,9 @@ def question_rows(prompt: Prompt, is_image: torch.Tensor) -> torch.Tensor:
     row = torch.arange(layout.length, device=is_image.device).expand_as(is_image)
     text = layout.valid & ~is_image
     last_image = row.masked_fill(~is_image, -1).amax(1, keepdim=True)
-    end = row.masked_fill(~(layout.asks & (row >= last_image)), layout.length).amin(1, keepdim=True)
+    end = row.masked_fill(~(layout.ranking_rows & (row >= last_image)), layout.length).amin(1, keepdim=True)
     behind = text & (row > last_image) & (row <= end)
-    first = row.masked_fill(~layout.asks, layout.length).amin(1, keepdim=True)
+    first = row.masked_fill(~layout.ranking_rows, layout.length).amin(1, keepdim=True)
     return torch.where(behind.any(1, keepdim=True), behind, text & (row <= first))
 
 

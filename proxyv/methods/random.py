@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 
 from proxyv.methods.shared.before_llm import KeepSome
-from proxyv.methods.shared.row_subset import take_rows
+from proxyv.methods.shared.row_subset import gather_rows
 from proxyv.model.method import Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
 from proxyv.model.vision import TowerView
@@ -36,7 +36,7 @@ class Random(KeepSome):
         else:
             most = max(prompt.layout.crops_of_image)
             drawn = self.draws(most, tokens)[prompt.layout.crop_in_image.cpu()]
-        return VisionTokens(take_rows(patches, drawn[:, : self.tokens].sort(1).values))
+        return VisionTokens(gather_rows(patches, drawn[:, : self.tokens].sort(1).values))
 
     def draws(self, crops: int, tokens: int) -> torch.Tensor:
         """(crops, tokens) a permutation for crop 0, 1, … of an image; the first do not depend on how many follow."""

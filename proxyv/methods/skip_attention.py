@@ -16,23 +16,23 @@ from typing import ClassVar
 import torch
 from transformers.cache_utils import Cache
 
-from proxyv.methods.shared.text_queries import AskingLayer, AskingMethod, AskingPlan
+from proxyv.methods.shared.text_queries import TextQueryLayer, TextQueryMethod, TextQueryPlan
 
 
 @dataclass(frozen=True)
-class SkipAttention(AskingMethod):
+class SkipAttention(TextQueryMethod):
     """From `start_layer` on, vision tokens do not attend."""
 
     name: ClassVar[str] = "skip_attention"
 
-    def mixin(self) -> type[AskingLayer]:
+    def mixin(self) -> type[TextQueryLayer]:
         return SkipAttentionLayer
 
 
-class SkipAttentionLayer(AskingLayer):
+class SkipAttentionLayer(TextQueryLayer):
     """With images, only text and newlines attend; all rows go through the output projection and the FFN."""
 
-    def _with_images(self, hidden: torch.Tensor, plan: AskingPlan, cache: Cache | None) -> torch.Tensor:
+    def _with_images(self, hidden: torch.Tensor, plan: TextQueryPlan, cache: Cache | None) -> torch.Tensor:
         ask = plan.text
         attended, value = self._attend(hidden, ask, plan, cache)
         own = ask.gather_vision(value.transpose(1, 2))  # (C, P, G, head size)

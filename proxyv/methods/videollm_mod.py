@@ -23,10 +23,10 @@ from torch import nn
 
 from proxyv.config import suggest
 from proxyv.errors import UserError
-from proxyv.methods.shared.row_subset import LiveRows, live_rows
-from proxyv.methods.shared.subset_layer import RowsLayer, RowsPlan, check_row_order
+from proxyv.methods.shared.row_subset import RowSubset, all_rows
+from proxyv.methods.shared.subset_layer import SubsetLayer, SubsetPlan, check_row_order
 from proxyv.model.configuration import ProxyVConfig
-from proxyv.model.families import family_of, put_in_front
+from proxyv.model.families import family_of, mix_into_layers
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Selection
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -70,7 +70,7 @@ class VideoLLMMoD(Method):
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
-        for _, layer in put_in_front(llm, RoutedLayer, self.chosen(llm.config.num_hidden_layers)):
+        for _, layer in mix_into_layers(llm, RoutedLayer, self.chosen(llm.config.num_hidden_layers)):
             layer.router = WEIGHTINGS[self.weighting](llm.config.hidden_size, 1, bias=False)
 
     def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> RoutedPlan:
@@ -78,7 +78,7 @@ class VideoLLMMoD(Method):
         return RoutedPlan(
             llm=model.language_model,
             embeddings=embeddings.detach(),
-            first=live_rows(layout, device, per_crop=True),
+            first=all_rows(layout, device, per_crop=True),
             prompt_length=layout.prompt_length,
             keep=self.keep,
             is_vision=layout.is_vision.to(device),
@@ -103,23 +103,23 @@ WEIGHTINGS = {"linear": Router, "bounded": BoundedRouter}
 
 
 @dataclass(kw_only=True)
-class RoutedPlan(RowsPlan):
+class RoutedPlan(SubsetPlan):
     """Which rows go through each chosen layer of one prefill; a layer that runs again, for gradient checkpointing,
     finds what the first pass chose."""
 
     keep: float
     is_vision: torch.Tensor  # (B, L) bool
-    through: dict[int, LiveRows] = field(default_factory=dict)  # by layer
+    through: dict[int, RowSubset] = field(default_factory=dict)  # by layer
 
-    def choose(self, layer: int, weights: torch.Tensor) -> LiveRows:
+    def choose(self, layer: int, weights: torch.Tensor) -> RowSubset:
         """Text and the vision tokens with the largest weights (B, L) of each crop."""
         if layer not in self.through:
             counts = [round(count * self.keep) for count in self.first.counts]
-            self.through[layer], _ = self.first.best(self.first.of_vision(weights), counts)
+            self.through[layer], _ = self.first.keep_top(self.first.vision_values(weights), counts)
         return self.through[layer]
 
 
-class RoutedLayer(RowsLayer):
+class RoutedLayer(SubsetLayer):
     """Takes the chosen rows through the parent layer, and passes the others on."""
 
     router: Router
@@ -130,11 +130,11 @@ class RoutedLayer(RowsLayer):
         """(B, L, D) → (B, L, D)."""
         weights = self.router(hidden)
         rows = plan.choose(index, weights.detach()[..., 0])
-        plan.remember(arguments.get("past_key_values"), index, rows)
-        before = rows.take(hidden)
-        after = self._parent(before, plan.stretch(rows), arguments)
-        weighted = before + rows.take(weights) * (after - before)
-        return rows.put(torch.where(rows.take(plan.is_vision)[..., None], weighted, after), into=hidden)
+        plan.set_cache_rows(arguments.get("past_key_values"), index, rows)
+        before = rows.gather(hidden)
+        after = self._parent(before, plan.layer_args(rows), arguments)
+        weighted = before + rows.gather(weights) * (after - before)
+        return rows.scatter(torch.where(rows.gather(plan.is_vision)[..., None], weighted, after), into=hidden)
 
-    def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden + 0.0 * self.router(hidden).sum()

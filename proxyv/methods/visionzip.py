@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from proxyv.errors import UserError
 from proxyv.methods.shared.before_llm import check_cls_attention
-from proxyv.methods.shared.row_subset import take_rows
+from proxyv.methods.shared.row_subset import gather_rows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -62,8 +62,8 @@ class VisionZip(Method):
             # In raster order: D − 1 patches beside the CLS token, and the R others.
             dominant, others = (part.sort(dim=1).values for part in order.tensor_split([self.dominant - 1], dim=1))
             alike = F.normalize(keys[:, 1:].unflatten(-1, (attention.shape[1], -1)).mean(2), dim=-1)
-        contextual = self.merge_alike(take_rows(patches, others), take_rows(alike, others))
-        return VisionTokens(torch.cat([view.cls()[:, None], take_rows(patches, dominant), contextual], 1))
+        contextual = self.merge_alike(gather_rows(patches, others), gather_rows(alike, others))
+        return VisionTokens(torch.cat([view.cls()[:, None], gather_rows(patches, dominant), contextual], 1))
 
     def merge_alike(self, patches: torch.Tensor, alike: torch.Tensor) -> torch.Tensor:
         """Patches (C, R, D) in raster order, and unit vectors (C, R, size) by which they are compared → (C, K, D)."""

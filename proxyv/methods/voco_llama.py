@@ -24,11 +24,11 @@ from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
 from proxyv.methods.mask_attention import MaskedLayer, MaskPlan
-from proxyv.methods.shared.row_subset import to_the_left
+from proxyv.methods.shared.row_subset import pack_left
 from proxyv.model.attention import BACK_ENDS, mask_for
-from proxyv.model.cache import KeptRows, keep_rows
+from proxyv.model.cache import CachedRows, set_cached_rows
 from proxyv.model.configuration import ProxyVConfig
-from proxyv.model.families import family_of, put_in_front
+from proxyv.model.families import family_of, mix_into_layers
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -52,7 +52,7 @@ class VoCoLLaMA(Method):
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
-        put_in_front(llm, VoCoLayer, range(llm.config.num_hidden_layers))
+        mix_into_layers(llm, VoCoLayer, range(llm.config.num_hidden_layers))
         model.reducer = VoCoTokens(self.tokens, llm.config.hidden_size, llm.config.initializer_range)
 
     def merge(self, model: ProxyVPreTrainedModel, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
@@ -66,8 +66,8 @@ class VoCoLLaMA(Method):
         device = embeddings.device
         pictures = rows_of_pictures(layout)
         visible = within_pictures(layout, pictures)[:, None].to(device)
-        index, valid = to_the_left(layout.valid & ~carried(layout, pictures))
-        rows = KeptRows(valid.to(device), layout.valid.sum(1).to(device), not bool(valid.all()), layout.prompt_length)
+        index, valid = pack_left(layout.valid & ~carried(layout, pictures))
+        rows = CachedRows(valid.to(device), layout.valid.sum(1).to(device), not bool(valid.all()), layout.prompt_length)
         return VoCoPlan(mask_for(visible, back_end, embeddings.dtype), rows, index.to(device))
 
 
@@ -118,7 +118,7 @@ def within_pictures(layout: Layout, pictures: torch.Tensor) -> torch.Tensor:
 class VoCoPlan(MaskPlan):
     """What the layers of one prefill share."""
 
-    rows: KeptRows  # what stays in the cache: text and learned tokens
+    rows: CachedRows  # what stays in the cache: text and learned tokens
     index: torch.Tensor  # (B, K) int64 which rows these are
 
 
@@ -137,5 +137,5 @@ class VoCoLayer(MaskedLayer):
     ) -> torch.Tensor:
         """(B, L, D) → (B, L, D)."""
         if vision_plan is not None and past_key_values is not None:
-            keep_rows(past_key_values, self.self_attn.layer_idx, vision_plan.rows, vision_plan.index)
+            set_cached_rows(past_key_values, self.self_attn.layer_idx, vision_plan.rows, vision_plan.index)
         return super().forward(hidden_states, attention_mask, vision_plan, past_key_values=past_key_values, **kwargs)

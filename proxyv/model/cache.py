@@ -1,7 +1,7 @@
-"""What a cache must remember where a method has dropped rows: which rows are real, and the next position.
+"""What a cache must set_cache_rows where a method has dropped rows: which rows are real, and the next position.
 
 Layers of one model may then hold different numbers of rows. The stock cache knows its length only, so such a prefill
-puts `KeptLayer`s into the cache it was given; later steps read positions and masks from them.
+puts `CachedRowsLayer`s into the cache it was given; later steps read positions and masks from them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from proxyv.errors import UserError
 
 
 @dataclass(frozen=True)
-class KeptRows:
+class CachedRows:
     """The rows that a prefill left in a layer's cache. Rows that decoding adds behind them are all real."""
 
     valid: torch.Tensor  # (B, K) bool
@@ -27,16 +27,16 @@ class KeptRows:
     padded: bool  # whether any row is not valid, known without asking the device
     prompt_length: int  # columns of the prompt's input_ids, dropped rows and padding included
 
-    def of_samples(self, samples: torch.Tensor) -> KeptRows:
+    def of_samples(self, samples: torch.Tensor) -> CachedRows:
         """The same of some samples, in their order (beam search)."""
         samples = samples.to(self.valid.device)
         return replace(self, valid=self.valid[samples], next_position=self.next_position[samples])
 
 
-class KeptLayer(DynamicLayer):
+class CachedRowsLayer(DynamicLayer):
     """A cache layer that knows its prompt's rows."""
 
-    def __init__(self, rows: KeptRows):
+    def __init__(self, rows: CachedRows):
         super().__init__()
         self.rows = rows
 
@@ -79,10 +79,10 @@ class KeptLayer(DynamicLayer):
         self.rows = self.rows.of_samples(samples.repeat_interleave(repeats))
 
 
-class SievedLayer(KeptLayer):
+class FilteredCacheLayer(CachedRowsLayer):
     """A cache layer whose prompt attends to all of its rows, of which it then keeps some."""
 
-    def __init__(self, rows: KeptRows, index: torch.Tensor):
+    def __init__(self, rows: CachedRows, index: torch.Tensor):
         super().__init__(rows)
         self.index = index  # (B, K) int64 place of the kept rows among the prompt's
 
@@ -98,8 +98,8 @@ class SievedLayer(KeptLayer):
         return key_states, value_states
 
 
-def keep_rows(cache: Cache, layer: int, rows: KeptRows, index: torch.Tensor | None = None) -> None:
-    """Make an empty layer of a cache remember its rows.
+def set_cached_rows(cache: Cache, layer: int, rows: CachedRows, index: torch.Tensor | None = None) -> None:
+    """Make an empty layer of a cache set_cache_rows its rows.
 
     Args:
         index: (B, K) int64, which of the rows that the prefill gives it they are; None: all.
@@ -108,24 +108,24 @@ def keep_rows(cache: Cache, layer: int, rows: KeptRows, index: torch.Tensor | No
     """
     while len(cache.layers) <= layer:
         cache.layers.append(DynamicLayer())
-    if type(cache.layers[layer]) not in (DynamicLayer, KeptLayer) or cache.layers[layer].get_seq_length():
+    if type(cache.layers[layer]) not in (DynamicLayer, CachedRowsLayer) or cache.layers[layer].get_seq_length():
         raise UserError(
             f"cache: a method that drops vision tokens needs an empty dynamic cache, not "
             f"{type(cache.layers[layer]).__name__}; leave out cache_implementation"
         )
-    cache.layers[layer] = KeptLayer(rows) if index is None else SievedLayer(rows, index)
+    cache.layers[layer] = CachedRowsLayer(rows) if index is None else FilteredCacheLayer(rows, index)
 
 
-def kept_layer(cache: Cache | None, layer: int) -> KeptLayer | None:
+def cached_rows_layer(cache: Cache | None, layer: int) -> CachedRowsLayer | None:
     """A cache's layer, where it knows its rows and has some."""
     if cache is None or layer >= len(cache.layers):
         return None
     found = cache.layers[layer]
-    return found if isinstance(found, KeptLayer) and found.get_seq_length() else None
+    return found if isinstance(found, CachedRowsLayer) and found.get_seq_length() else None
 
 
 @dataclass(frozen=True)
-class Stretch:
+class LayerArgs:
     """What decoder layers need that work on rows of their own: instead of what the stock model hands to all."""
 
     mask: Any  # attention_mask, as the back-end reads it
@@ -137,11 +137,11 @@ class DecodeRows:
 
     def __init__(self, llm: PreTrainedModel, cache: Cache, embeddings: torch.Tensor):
         self.llm, self.cache, self.embeddings = llm, cache, embeddings
-        self.made: dict[int, Stretch] = {}
+        self.made: dict[int, LayerArgs] = {}
 
-    def of(self, layer: int) -> Stretch | None:
+    def of(self, layer: int) -> LayerArgs | None:
         """What a decoder layer needs, or None where the stock arguments fit it."""
-        kept = kept_layer(self.cache, layer)
+        kept = cached_rows_layer(self.cache, layer)
         if kept is None:
             return None
         key = id(kept.rows)
@@ -152,12 +152,12 @@ class DecodeRows:
             rotary = cast(nn.Module, self.llm.model.rotary_emb)
             # `forward`, not a call: sharded training records which modules are called, in the same order everywhere.
             tables = rotary.forward(self.embeddings, kept.positions(new))
-            self.made[key] = Stretch(mask, tables)
+            self.made[key] = LayerArgs(mask, tables)
         return self.made[key]
 
 
 def row_mask(
-    config: PreTrainedConfig, embeddings: torch.Tensor, valid: torch.Tensor | None, past: KeptLayer | None = None
+    config: PreTrainedConfig, embeddings: torch.Tensor, valid: torch.Tensor | None, past: CachedRowsLayer | None = None
 ) -> Any:
     """The causal mask of transformers for rows in reading order, in the form that the model's back-end reads.
 

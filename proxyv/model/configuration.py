@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from proxyv.config import suggest
 from proxyv.errors import UserError
-from proxyv.model.families import attend_everywhere
+from proxyv.model.families import drop_sliding_window
 from proxyv.model.layout import NEWLINE_POSITIONS
 from proxyv.model.vision import grid_side
 
@@ -54,7 +54,7 @@ class ProxyVConfig(PreTrainedConfig):
         **kwargs: Any,
     ):
         self.text_config = sub_config(text_config or {"model_type": "llama"}, "llm.config")
-        attend_everywhere(self.text_config)
+        drop_sliding_window(self.text_config)
         self.vision_config = sub_config(vision_config or {"model_type": "clip_vision_model"}, "vision.config")
         self.method = method or {"name": "full"}
         self.image_token_id = image_token_id

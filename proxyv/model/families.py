@@ -27,40 +27,40 @@ from proxyv.errors import UserError
 __all__ = [
     "FAMILIES",
     "Family",
-    "attend_everywhere",
+    "drop_sliding_window",
     "eager_attention_forward",
     "family_of",
     "layer_class",
-    "put_in_front",
+    "mix_into_layers",
     "rotate",
 ]
 
-Pick = Callable[[torch.Tensor], torch.Tensor]  # (B, R, D) → the rows that ask (B, Q, D)
+SelectQueries = Callable[[torch.Tensor], torch.Tensor]  # (B, R, D) → the rows that ask (B, Q, D)
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (B, H, Q, head size), 2 × (B, G, R, head size)
 
 
 @dataclass(frozen=True)
 class Family:
-    """One LLM architecture. `heads` takes its attention module, normed rows (B, R, D) and which of them ask; it
+    """One LLM architecture. `project_qkv` takes its attention module, normed rows (B, R, D) and which of them ask; it
     returns their queries and all rows' keys and values, before rotary."""
 
     layer: Any  # Hugging Face's decoder layer class
-    heads: Callable[[Any, torch.Tensor, Pick], Heads]
+    project_qkv: Callable[[Any, torch.Tensor, SelectQueries], Heads]
 
 
-def separate(attention: Any, rows: torch.Tensor, pick: Pick) -> Heads:
+def separate(attention: Any, rows: torch.Tensor, pick: SelectQueries) -> Heads:
     """One projection each; queries are computed for the asking rows only."""
     query, key, value = attention.q_proj(pick(rows)), attention.k_proj(rows), attention.v_proj(rows)
     return _split(attention, query), _split(attention, key), _split(attention, value)
 
 
-def normed(attention: Any, rows: torch.Tensor, pick: Pick) -> Heads:
+def normed(attention: Any, rows: torch.Tensor, pick: SelectQueries) -> Heads:
     """As `separate`, then each head of queries and keys through a norm."""
     query, key, value = separate(attention, rows, pick)
     return attention.q_norm(query), attention.k_norm(key), value
 
 
-def fused(attention: Any, rows: torch.Tensor, pick: Pick) -> Heads:
+def fused(attention: Any, rows: torch.Tensor, pick: SelectQueries) -> Heads:
     """One projection for all three. It is called as a whole, for adapters and sharded weights, so queries of rows
     that do not ask are computed too, as in the authors' code."""
     config, size = attention.config, attention.head_dim
@@ -92,7 +92,7 @@ def family_of(text_config: PreTrainedConfig) -> Family:
     return family
 
 
-def attend_everywhere(text_config: PreTrainedConfig) -> None:
+def drop_sliding_window(text_config: PreTrainedConfig) -> None:
     """Take a sliding window out of an LLM configuration, in place.
 
     A window shorter than an image's rows (Phi-3-mini-4k: 2047 of 2885) would hide the picture's beginning from the
@@ -112,7 +112,7 @@ def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
     return torch.cat([turned, still], -1) if still.shape[-1] else turned
 
 
-def put_in_front(llm: PreTrainedModel, mixin: Any, layers: Iterable[int]) -> list[tuple[int, Any]]:
+def mix_into_layers(llm: PreTrainedModel, mixin: Any, layers: Iterable[int]) -> list[tuple[int, Any]]:
     """Put a mixin in front of some of an LLM's decoder layers, in place; returns their (index, layer)."""
     mixed = layer_class(mixin, family_of(llm.config).layer)
     # Sharding and device placement must keep these layers whole, like the parent class.

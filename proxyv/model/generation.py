@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from transformers import GenerationMixin, LogitsProcessorList
 
-from proxyv.model.cache import kept_layer
+from proxyv.model.cache import cached_rows_layer
 from proxyv.model.method import Prompt
 
 
@@ -28,7 +28,7 @@ class ImageGenerationMixin(GenerationMixin):
     ) -> dict[str, Any]:
         """Hand the images to the prefill only (with no cache, to every step), and not to a turn that continues a
         conversation whose images are in the cache already."""
-        kept = kept_layer(kwargs.get("past_key_values"), 0)
+        kept = cached_rows_layer(kwargs.get("past_key_values"), 0)
         if kept is not None and is_first_iteration and kwargs.get("next_sequence_length") is not None:
             # A conversation that goes on: the cache holds fewer rows than the tokens that it stands for.
             kwargs["next_sequence_length"] = input_ids.shape[1] - kept.seen

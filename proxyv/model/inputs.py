@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from proxyv.errors import UserError
 from proxyv.model.attention import BACK_ENDS, mask_for
-from proxyv.model.cache import DecodeRows, KeptLayer, KeptRows, keep_rows, kept_layer
+from proxyv.model.cache import CachedRows, CachedRowsLayer, DecodeRows, cached_rows_layer, set_cached_rows
 from proxyv.model.layout import Layout
 from proxyv.model.method import Plan, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -43,12 +43,12 @@ def text_inputs(
     Raises UserError for padding behind a cache with dropped vision tokens.
     """
     inputs = LLMInputs(embeddings, position_ids, attention_mask, cache, labels)
-    if cache is None or not any(isinstance(layer, KeptLayer) for layer in cache.layers):
+    if cache is None or not any(isinstance(layer, CachedRowsLayer) for layer in cache.layers):
         return inputs
     new = embeddings.shape[1]
     if new > 1 and attention_mask is not None and not bool(attention_mask[..., -new:].all()):
         raise UserError("attention_mask: padding behind a cache with dropped vision tokens; send turns one by one")
-    first = kept_layer(cache, 0)
+    first = cached_rows_layer(cache, 0)
     if first is not None:
         inputs = replace(inputs, position_ids=first.positions(new), attention_mask=first.valid_with(new))
     return replace(inputs, decode_rows=DecodeRows(llm, cache, embeddings))
@@ -107,9 +107,9 @@ def embed(text: torch.Tensor, vision: VisionTokens, newline: torch.Tensor, layou
 def _knowing(layout: Layout, cache: Cache | None, text_config: PreTrainedConfig) -> Cache:
     """`cache`, or a new one, that knows the rows of a resized layout."""
     cache = DynamicCache(config=text_config) if cache is None else cache
-    rows = KeptRows(layout.valid, layout.valid.sum(1), not bool(layout.valid.all()), layout.prompt_length)
+    rows = CachedRows(layout.valid, layout.valid.sum(1), not bool(layout.valid.all()), layout.prompt_length)
     for index in range(text_config.num_hidden_layers):
-        keep_rows(cache, index, rows)
+        set_cached_rows(cache, index, rows)
     return cache
 
 

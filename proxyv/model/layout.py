@@ -26,7 +26,7 @@ class Layout:
 
     position_ids: torch.Tensor  # (B, L) int64; rotary positions, 0 at padding
     valid: torch.Tensor  # (B, L) bool; False at padding
-    asks: torch.Tensor  # (B, L) bool; rows by which prompt-aware methods rank vision tokens, see `asking_rows`
+    ranking_rows: torch.Tensor  # (B, L) bool; rows whose attention ranks vision tokens, see `find_ranking_rows`
     vision_rows: torch.Tensor  # (C, P) int64 flat rows of the vision tokens; where absent, the crop's newline
     newline_rows: torch.Tensor  # (C,) int64 flat rows of the newline tokens
     image_of_crop: torch.Tensor  # (C,) int64, counted over the batch
@@ -152,7 +152,7 @@ class Layout:
             self,
             position_ids=_positions(valid),
             valid=valid,
-            asks=self.asks.gather(1, index) & valid & (order < length),
+            ranking_rows=self.ranking_rows.gather(1, index) & valid & (order < length),
             vision_rows=torch.where(drop, newline_rows[:, None], flat[self.vision_rows])[:, :tokens],
             newline_rows=newline_rows,
             counts=counts,
@@ -215,7 +215,7 @@ def make_layout(
     return Layout(
         _positions(valid),
         valid,
-        asking_rows(valid, labels),
+        find_ranking_rows(valid, labels),
         rows[:, :-1],
         rows[:, -1],
         image_of_crop.to(rows.device),
@@ -227,7 +227,7 @@ def make_layout(
     )._with_newline_positions()
 
 
-def asking_rows(valid: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+def find_ranking_rows(valid: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     """(B, L) bool: the rows from which an answer is predicted first. In training every row right before a supervised
     span, at inference (and in a sample without any) the last row of the prompt."""
     last = torch.zeros_like(valid)

@@ -60,7 +60,7 @@ class Selection(nn.Module):
 class Plan:
     """What the layers of a method share during one prefill. The default leaves every row where it is."""
 
-    def left(self, values: torch.Tensor, fill: int) -> torch.Tensor:
+    def remaining(self, values: torch.Tensor, fill: int) -> torch.Tensor:
         """Of values (B, L), one for each row of the layout, those of the rows that are left after the last layer,
         (B, Q); `fill` where a row is padding."""
         return values

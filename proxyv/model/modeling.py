@@ -167,7 +167,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
         methods = self.method.training_passes() if self.training and labels is not None else (self.method,)
         if pixel_values is None:
             if inputs_embeds is None:
-                inputs_embeds = self._touch(self._embed_text(input_ids), methods)
+                inputs_embeds = self._zero_term(self._embed_text(input_ids), methods)
             llm, cache = self.language_model, past_key_values
             runs = [text_inputs(llm, inputs_embeds, attention_mask, position_ids, cache, labels)] * len(methods)
         else:
@@ -240,7 +240,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
         outputs = self._run(inputs, use_cache, kwargs)
         hidden, labels = outputs.last_hidden_state, cast(torch.Tensor, inputs.labels)
         if inputs.plan is not None:
-            labels = inputs.plan.left(labels.to(hidden.device), fill=-100)
+            labels = inputs.plan.remaining(labels.to(hidden.device), fill=-100)
         loss = supervised_loss(self.get_output_embeddings(), hidden, labels, num_items)
         return ProxyVOutput(loss=loss, past_key_values=outputs.past_key_values)
 
@@ -285,7 +285,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
         embeddings = self.get_input_embeddings()
         return embeddings(ids.to(embeddings.weight.device))
 
-    def _touch(self, embeddings: torch.Tensor, methods: Sequence[Method]) -> torch.Tensor:
+    def _zero_term(self, embeddings: torch.Tensor, methods: Sequence[Method]) -> torch.Tensor:
         """Add zero through tower, projector and newline while training on text only: every rank must take part
         in the gradient exchange of every trained module, once for each pass."""
         if not (self.training and torch.is_grad_enabled()):

@@ -136,11 +136,11 @@ def test_states_inside(variant):
     model, recorded = load(variant, "single_both")
     seen = {}
 
-    def remember(index):
+    def set_cache_rows(index):
         return lambda module, args, output: seen.__setitem__(index, output.detach())
 
     layers = model.language_model.model.layers
-    hooks = [layer.register_forward_hook(remember(i)) for i, layer in enumerate(layers)]
+    hooks = [layer.register_forward_hook(set_cache_rows(i)) for i, layer in enumerate(layers)]
     with torch.no_grad():
         forward(model, recorded)
     for hook in hooks:

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import torch
 from transformers.cache_utils import Cache
 
-from proxyv.methods.shared.row_subset import LiveRows, live_rows, received_attention, take_rows
-from proxyv.methods.shared.subset_layer import RowsLayer, RowsPlan, check_row_order
+from proxyv.methods.shared.row_subset import RowSubset, all_rows, gather_rows, received_attention
+from proxyv.methods.shared.subset_layer import SubsetLayer, SubsetPlan, check_row_order
 from proxyv.model.configuration import ProxyVConfig
-from proxyv.model.families import Family, family_of, put_in_front
+from proxyv.model.families import Family, family_of, mix_into_layers
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Selection
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -51,7 +51,7 @@ class DroppingMethod(Method):
         if not schedule:
             return
         layers = range(min(schedule) - self.ranks_by_layer_before, llm.config.num_hidden_layers)
-        for _, layer in put_in_front(llm, DroppingLayer, layers):
+        for _, layer in mix_into_layers(llm, DroppingLayer, layers):
             layer.family, layer.ranking = family, Ranking()
 
     def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> DroppingPlan:
@@ -61,7 +61,7 @@ class DroppingMethod(Method):
         return DroppingPlan(
             llm=llm,
             embeddings=like,
-            first=live_rows(layout, like.device),
+            first=all_rows(layout, like.device),
             prompt_length=layout.prompt_length,
             method=self,
             schedule=self.schedule(llm.config.num_hidden_layers),
@@ -72,7 +72,7 @@ class Ranking(Selection):
     """The ranking of one layer."""
 
     def forward(
-        self, layer: Any, family: Family, hidden: torch.Tensor, rows: LiveRows, tables: Any, key: torch.Tensor | None
+        self, layer: Any, family: Family, hidden: torch.Tensor, rows: RowSubset, tables: Any, key: torch.Tensor | None
     ) -> torch.Tensor:
         """See `received_attention`."""
         with torch.no_grad():
@@ -93,21 +93,21 @@ class KeyTap:
 
 
 @dataclass(kw_only=True)
-class DroppingPlan(RowsPlan):
+class DroppingPlan(SubsetPlan):
     """Which rows each layer of one prefill works on. Filled in layer by layer; a layer that runs again, for gradient
     checkpointing, finds what the first pass chose."""
 
     method: DroppingMethod
     schedule: dict[int, float]
-    rows: dict[int, LiveRows] = field(default_factory=dict)  # by layer, from the first that ranks or drops
+    rows: dict[int, RowSubset] = field(default_factory=dict)  # by layer, from the first that ranks or drops
     old_places: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that drops, (B, Q)
     scores: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that ranks, (I, K)
 
-    def left(self, values: torch.Tensor, fill: int) -> torch.Tensor:
+    def remaining(self, values: torch.Tensor, fill: int) -> torch.Tensor:
         rows = self.rows[max(self.rows)] if self.rows else self.first
-        return rows.take(values).masked_fill(~rows.valid.to(values.device), fill)
+        return rows.gather(values).masked_fill(~rows.valid.to(values.device), fill)
 
-    def entering(self, layer: int) -> LiveRows:
+    def entering(self, layer: int) -> RowSubset:
         """The rows that come out of the layer before."""
         return self.rows.get(layer - 1, self.first)
 
@@ -125,15 +125,15 @@ class DroppingPlan(RowsPlan):
 
     def drop(self, layer: int, scores: torch.Tensor) -> None:
         """Decide which rows enter `layer`."""
-        kept, self.old_places[layer] = self.entering(layer).best(scores, self.counts(layer))
+        kept, self.old_places[layer] = self.entering(layer).keep_top(scores, self.counts(layer))
         self.rows[layer] = kept.compacted() if self.method.compacts_positions else kept
 
-    def pass_on(self, layer: int) -> LiveRows:
+    def pass_on(self, layer: int) -> RowSubset:
         """The rows of a layer at whose entrance nothing is dropped, or was dropped before."""
         return self.rows.setdefault(layer, self.entering(layer))
 
 
-class DroppingLayer(RowsLayer):
+class DroppingLayer(SubsetLayer):
     """Works on the rows that are left, and ranks or drops where the schedule says so."""
 
     family: Family
@@ -147,20 +147,20 @@ class DroppingLayer(RowsLayer):
         if plan.drops_at(index):
             if index not in plan.rows:
                 plan.drop(index, plan.scores[index - 1] if before else self._rank(hidden, plan, plan.entering(index)))
-            hidden = take_rows(hidden, plan.old_places[index])
+            hidden = gather_rows(hidden, plan.old_places[index])
         rows = plan.pass_on(index)
         cache = arguments.get("past_key_values")
-        plan.remember(cache, index, rows)
+        plan.set_cache_rows(cache, index, rows)
         if not before or index in plan.scores or not plan.drops_at(index + 1):
-            return self._parent(hidden, plan.stretch(rows), arguments)
+            return self._parent(hidden, plan.layer_args(rows), arguments)
         tap = KeyTap(cache)
-        output = self._parent(hidden, plan.stretch(rows), {**arguments, "past_key_values": tap})
+        output = self._parent(hidden, plan.layer_args(rows), {**arguments, "past_key_values": tap})
         plan.scores[index] = self._rank(hidden, plan, rows, tap.key)
         return output
 
     def _rank(
-        self, hidden: torch.Tensor, plan: DroppingPlan, rows: LiveRows, key: torch.Tensor | None = None
+        self, hidden: torch.Tensor, plan: DroppingPlan, rows: RowSubset, key: torch.Tensor | None = None
     ) -> torch.Tensor:
-        tables = plan.stretch(rows).position_embeddings
+        tables = plan.layer_args(rows).position_embeddings
         scores: torch.Tensor = self.ranking(self, self.family, hidden, rows, tables, key)
         return scores

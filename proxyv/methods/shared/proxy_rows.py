@@ -1,4 +1,4 @@
-"""What proxy layers need for one prefill, beside what `asking_rows` says: where proxies stand, what each may see.
+"""What proxy layers need for one prefill, beside what `find_ranking_rows` says: where proxies stand, what each may see.
 
 Letters: B samples, L rows, M proxy rows per sample (padded), E = L + M, C crops of the batch, P vision tokens and
 p proxies per crop, Q query rows per sample (padded).
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from proxyv.methods.shared.text_queries import AskingPlan, QueryRows, query_rows, text_rows
+from proxyv.methods.shared.text_queries import QueryRows, TextQueryPlan, query_rows, text_rows
 from proxyv.model.layout import Layout
 
 
@@ -24,7 +24,7 @@ class Visibility:
 
 
 @dataclass
-class ProxyPlan(AskingPlan):
+class ProxyPlan(TextQueryPlan):
     """One prefill's plan; rows are those of the prompt and, behind them, proxies. `splat` is filled in by the start
     layer (non-spatial proxies only)."""
 

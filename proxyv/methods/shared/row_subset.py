@@ -3,7 +3,7 @@ ranked by the attention that text gives them.
 
 Letters: B samples, Q rows per sample (padded on the left), I images of the batch (or crops, where each is ranked for
 itself), K vision tokens of an image that are left (padded), O rows per sample that are never dropped (padded), A
-asking rows per sample (padded).
+ranking rows per sample (padded).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from proxyv.model.layout import Layout
 
 
 @dataclass(frozen=True)
-class LiveRows:
+class RowSubset:
     """Numbers of rows are known from the batch alone, which rows is not: nothing here waits for the device, and all
     of it works on shapes."""
 
@@ -31,8 +31,8 @@ class LiveRows:
     samples: tuple[int, ...]  # sample of each image
     others: torch.Tensor  # (B, O) int64 places of text and newlines; any beyond a sample's count
     other_counts: tuple[int, ...]  # text and newline rows of each sample
-    asks: torch.Tensor  # (B, A) int64 which of the others ask
-    asks_valid: torch.Tensor  # (B, A) bool
+    ranking: torch.Tensor  # (B, A) int64 which of the others rank vision tokens
+    ranking_valid: torch.Tensor  # (B, A) bool
 
     @property
     def sizes(self) -> list[int]:
@@ -48,25 +48,25 @@ class LiveRows:
         return len(set(self.sizes)) > 1
 
     @property
-    def asking(self) -> torch.Tensor:
-        """(B, A) places of the asking rows."""
-        return self.others.gather(1, self.asks)
+    def ranking_places(self) -> torch.Tensor:
+        """(B, A) places of the ranking rows."""
+        return self.others.gather(1, self.ranking)
 
-    def take(self, values: torch.Tensor) -> torch.Tensor:
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
         """(B, rows of the layout, …) → (B, Q, …)."""
-        return take_rows(values, self.index)
+        return gather_rows(values, self.index)
 
-    def put(self, values: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
-        """The inverse of `take`: `into` (B, rows of the layout, D), where these rows take `values` (B, Q, D)."""
+    def scatter(self, values: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
+        """The inverse of `gather`: `into` (B, rows of the layout, D), where these rows take `values` (B, Q, D)."""
         place = self.index.masked_fill(~self.valid, into.shape[1])  # padding goes behind, and is cut off
         room = torch.cat([into, into.new_zeros(len(into), 1, into.shape[2])], 1)
         return room.scatter(1, place[..., None].expand_as(values), values)[:, :-1]
 
-    def of_vision(self, values: torch.Tensor) -> torch.Tensor:
+    def vision_values(self, values: torch.Tensor) -> torch.Tensor:
         """Of values (B, Q), those of each image's vision tokens (I, K)."""
         return values[torch.tensor(self.samples, device=values.device)].gather(1, self.vision)
 
-    def best(self, scores: torch.Tensor, counts: Sequence[int]) -> tuple[LiveRows, torch.Tensor]:
+    def keep_top(self, scores: torch.Tensor, counts: Sequence[int]) -> tuple[RowSubset, torch.Tensor]:
         """Keep each image's best vision tokens and all other rows, in reading order and at their old positions.
 
         Args:
@@ -103,7 +103,7 @@ class LiveRows:
         )
         return kept, old
 
-    def compacted(self) -> LiveRows:
+    def compacted(self) -> RowSubset:
         """The same rows at positions counted anew."""
         return replace(self, position_ids=(self.valid.long().cumsum(1) - 1).clamp(min=0))
 
@@ -114,12 +114,12 @@ class LiveRows:
         return columns < torch.tensor(tuple(counts), device=like.device)[:, None]
 
 
-def live_rows(layout: Layout, device: torch.device, per_crop: bool = False) -> LiveRows:
+def all_rows(layout: Layout, device: torch.device, per_crop: bool = False) -> RowSubset:
     """All rows of a layout. Vision tokens of an image are one set of candidates, over all its crops, or those of a
     crop are."""
-    others, other_valid = to_the_left(layout.valid & ~layout.is_vision)
-    asking = (layout.asks & layout.valid).gather(1, others) & other_valid
-    asks, asks_valid = to_the_left(asking)
+    others, other_valid = pack_left(layout.valid & ~layout.is_vision)
+    ranks = (layout.ranking_rows & layout.valid).gather(1, others) & other_valid
+    ranking, ranking_valid = pack_left(ranks)
     present = layout.present
     full = torch.full_like(layout.newline_rows, layout.vision_rows.shape[1])
     tokens_of_crop = (full if layout.counts is None else layout.counts).tolist()
@@ -134,7 +134,7 @@ def live_rows(layout: Layout, device: torch.device, per_crop: bool = False) -> L
         of_image = rows[a:b].flatten() if present is None else rows[a:b][present[a:b]]
         vision[image, : counts[image]] = of_image
     index = torch.arange(layout.length, device=rows.device).expand_as(layout.position_ids)
-    return LiveRows(
+    return RowSubset(
         index.to(device),
         layout.valid.to(device),
         layout.position_ids.to(device),
@@ -143,12 +143,12 @@ def live_rows(layout: Layout, device: torch.device, per_crop: bool = False) -> L
         samples,
         others.to(device),
         tuple(other_valid.sum(1).tolist()),
-        asks.to(device),
-        asks_valid.to(device),
+        ranking.to(device),
+        ranking_valid.to(device),
     )
 
 
-def take_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def gather_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """values (B, R, …), index (B, Q) → (B, Q, …)."""
     index = index.view(*index.shape, *[1] * (values.ndim - 2)).to(values.device)
     return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
@@ -158,37 +158,41 @@ def received_attention(
     layer: Any,
     family: Family,
     hidden: torch.Tensor,
-    rows: LiveRows,
+    rows: RowSubset,
     tables: tuple[torch.Tensor, torch.Tensor],
     key: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """How much attention each vision token gets from the asking rows in a decoder layer: (I, K) float32, the mean
-    over heads and asking rows of the softmax over all rows that they may see.
+    """How much attention each vision token gets from the ranking rows in a decoder layer: (I, K) float32, the mean
+    over heads and ranking rows of the softmax over all rows that they may see.
 
     Args:
         layer: Hugging Face's decoder layer, which takes `hidden` (B, Q, D).
         tables: rotary cos and sin (B, Q, rotary size).
         key: (B, G, Q, head size), where the layer has computed its keys already.
     """
-    attention, asking = layer.self_attn, rows.asking
+    attention, ranking = layer.self_attn, rows.ranking_places
     cos, sin = tables
     if key is None:
-        query, key, _ = family.heads(attention, layer.input_layernorm(hidden), lambda normed: take_rows(normed, asking))
+        query, key, _ = family.project_qkv(
+            attention, layer.input_layernorm(hidden), lambda normed: gather_rows(normed, ranking)
+        )
         key = rotate(key, cos, sin)
     else:
-        query, _, _ = family.heads(attention, layer.input_layernorm(take_rows(hidden, asking)), lambda normed: normed)
-    query = rotate(query, take_rows(cos, asking), take_rows(sin, asking))
+        query, _, _ = family.project_qkv(
+            attention, layer.input_layernorm(gather_rows(hidden, ranking)), lambda normed: normed
+        )
+    query = rotate(query, gather_rows(cos, ranking), gather_rows(sin, ranking))
     groups = query.shape[1] // key.shape[1]
     scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * attention.scaling  # (B, H, A, Q)
-    seen = torch.arange(hidden.shape[1], device=hidden.device) <= asking[:, :, None]
+    seen = torch.arange(hidden.shape[1], device=hidden.device) <= ranking[:, :, None]
     seen = seen & rows.valid[:, None]
     weights = scores.float().masked_fill(~seen[:, None], torch.finfo(torch.float32).min).softmax(-1).mean(1)
-    real = rows.asks_valid[:, :, None]
+    real = rows.ranking_valid[:, :, None]
     received = (weights * real).sum(1) / real.sum(1).clamp(min=1)  # (B, Q)
-    return rows.of_vision(received)
+    return rows.vision_values(received)
 
 
-def to_the_left(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pack_left(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Columns of the chosen entries of (B, L), moved to the front: (B, n) and which of them are real."""
     count = max(int(chosen.sum(1).max()), 1)
     index = (~chosen).int().argsort(dim=1, stable=True)[:, :count]

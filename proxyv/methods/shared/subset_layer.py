@@ -14,8 +14,8 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
-from proxyv.methods.shared.row_subset import LiveRows
-from proxyv.model.cache import DecodeRows, KeptRows, Stretch, keep_rows, row_mask
+from proxyv.methods.shared.row_subset import RowSubset
+from proxyv.model.cache import CachedRows, DecodeRows, LayerArgs, row_mask, set_cached_rows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Plan
 
@@ -29,37 +29,37 @@ def check_row_order(config: ProxyVConfig, name: str) -> None:
 
 
 @dataclass(kw_only=True)
-class RowsPlan(Plan):
+class SubsetPlan(Plan):
     """What the layers of one prefill share."""
 
     llm: Any
     embeddings: torch.Tensor  # (B, L, D) without gradient, for dtype and device of masks and tables
-    first: LiveRows  # all rows
-    prompt_length: int  # see KeptRows
-    latest: tuple[LiveRows, Stretch, KeptRows] | None = None  # neighbouring layers often work on the same rows
+    first: RowSubset  # all rows
+    prompt_length: int  # see CachedRows
+    latest: tuple[RowSubset, LayerArgs, CachedRows] | None = None  # neighbouring layers often work on the same rows
 
-    def stretch(self, rows: LiveRows) -> Stretch:
+    def layer_args(self, rows: RowSubset) -> LayerArgs:
         """Mask and rotary tables of these rows."""
         return self._known(rows)[1]
 
-    def remember(self, cache: Cache | None, layer: int, rows: LiveRows) -> None:
+    def set_cache_rows(self, cache: Cache | None, layer: int, rows: RowSubset) -> None:
         """Let a layer's cache know its rows."""
         if cache is not None:
-            keep_rows(cache, layer, self._known(rows)[2])
+            set_cached_rows(cache, layer, self._known(rows)[2])
 
-    def _known(self, rows: LiveRows) -> tuple[LiveRows, Stretch, KeptRows]:
+    def _known(self, rows: RowSubset) -> tuple[RowSubset, LayerArgs, CachedRows]:
         if self.latest is None or self.latest[0] is not rows:
-            like = rows.take(self.embeddings[..., :1])
+            like = rows.gather(self.embeddings[..., :1])
             mask = row_mask(self.llm.config, like, rows.valid if rows.padded else None)
             # `forward`, not a call: sharded training records which modules are called, in the same order everywhere.
             tables = self.llm.model.rotary_emb.forward(self.embeddings, rows.position_ids)
             # Behind dropped tokens a position is not the number of rows before it.
-            kept = KeptRows(rows.valid, rows.position_ids[:, -1] + 1, rows.padded, self.prompt_length)
-            self.latest = rows, Stretch(mask, tables), kept
+            kept = CachedRows(rows.valid, rows.position_ids[:, -1] + 1, rows.padded, self.prompt_length)
+            self.latest = rows, LayerArgs(mask, tables), kept
         return self.latest
 
 
-class RowsLayer(nn.Module):
+class SubsetLayer(nn.Module):
     """Mixin in front of a Hugging Face decoder layer. With a plan (prefill with images) `_with_images` runs in its
     place; without one it is the plain parent layer, on the rows that its cache knows."""
 
@@ -77,20 +77,20 @@ class RowsLayer(nn.Module):
         if vision_plan is not None:
             return self._with_images(hidden_states, index, vision_plan, arguments)
         output = self._parent(hidden_states, None if decode_rows is None else decode_rows.of(index), arguments)
-        return self._touch(output) if self.training and torch.is_grad_enabled() else output
+        return self._zero_term(output) if self.training and torch.is_grad_enabled() else output
 
     def _with_images(self, hidden: torch.Tensor, index: int, plan: Any, arguments: dict[str, Any]) -> torch.Tensor:
         raise NotImplementedError
 
-    def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
         """Add zero, through this layer's own modules: a rank whose micro-batch has no image must still take part
         in the gradient exchange of every trained module, else the others wait for it forever."""
         return hidden
 
-    def _parent(self, hidden: torch.Tensor, stretch: Stretch | None, arguments: dict[str, Any]) -> torch.Tensor:
+    def _parent(self, hidden: torch.Tensor, layer_args: LayerArgs | None, arguments: dict[str, Any]) -> torch.Tensor:
         """The parent layer on rows (B, Q, D) with their own mask and positions."""
-        if stretch is not None:
-            own = {"attention_mask": stretch.mask, "position_embeddings": stretch.position_embeddings}
+        if layer_args is not None:
+            own = {"attention_mask": layer_args.mask, "position_embeddings": layer_args.position_embeddings}
             # Gaps between positions must not be read as the ends of packed sequences: no position_ids.
             arguments = {**arguments, **own, "position_ids": None}
         return cast(torch.Tensor, cast(Any, super()).forward(hidden, **arguments))

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from proxyv.errors import UserError
 from proxyv.model.attention import attend, mask_for, masked_back_end
 from proxyv.model.configuration import ProxyVConfig
-from proxyv.model.families import Family, family_of, put_in_front, rotate
+from proxyv.model.families import Family, family_of, mix_into_layers, rotate
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Plan
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -32,12 +32,12 @@ Tables = tuple[torch.Tensor, torch.Tensor]  # rotary cos and sin, (B, rows, rota
 
 
 @dataclass(frozen=True)
-class AskingMethod(Method):
+class TextQueryMethod(Method):
     """From `start_layer` on (counted from 0), vision tokens do not ask."""
 
     start_layer: int = 12
 
-    def mixin(self) -> type[AskingLayer]:
+    def mixin(self) -> type[TextQueryLayer]:
         """What stands in front of the LLM's decoder layers."""
         raise NotImplementedError
 
@@ -51,13 +51,13 @@ class AskingMethod(Method):
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
         layers = range(self.start_layer, llm.config.num_hidden_layers)
-        for index, layer in put_in_front(llm, self.mixin(), layers):
-            layer.take_method(self, llm.config, tokens, index)
+        for index, layer in mix_into_layers(llm, self.mixin(), layers):
+            layer.attach_method(self, llm.config, tokens, index)
 
-    def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> AskingPlan:
+    def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> TextQueryPlan:
         llm = model.language_model
         back_end = masked_back_end(llm.config._attn_implementation)
-        return make_asking_plan(layout, cast(nn.Module, llm.model.rotary_emb), back_end, embeddings)
+        return make_text_query_plan(layout, cast(nn.Module, llm.model.rotary_emb), back_end, embeddings)
 
 
 def check_start_layer(start_layer: int, text_config: PreTrainedConfig) -> None:
@@ -106,7 +106,7 @@ class QueryRows:
 
 
 @dataclass
-class AskingPlan(Plan):
+class TextQueryPlan(Plan):
     """One prefill's plan."""
 
     length: int  # L
@@ -115,7 +115,7 @@ class AskingPlan(Plan):
     sin: torch.Tensor
 
 
-def make_asking_plan(layout: Layout, rotary: nn.Module, back_end: str, like: torch.Tensor) -> AskingPlan:
+def make_text_query_plan(layout: Layout, rotary: nn.Module, back_end: str, like: torch.Tensor) -> TextQueryPlan:
     """Derive the plan from the layout.
 
     Args:
@@ -128,7 +128,7 @@ def make_asking_plan(layout: Layout, rotary: nn.Module, back_end: str, like: tor
     index, valid = text_rows(layout)
     before = layout.position_ids[:, None] <= layout.position_ids.gather(1, index)[:, :, None]
     rows = query_rows(layout, index, valid, before & layout.valid[:, None], tables, back_end, like)
-    return AskingPlan(layout.length, rows, *tables)
+    return TextQueryPlan(layout.length, rows, *tables)
 
 
 def text_rows(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,7 +154,7 @@ def query_rows(
         index: (B, Q) int64 within the sample; valid: (B, Q) bool, False at padding slots.
         visible: (B, Q, R) bool, what each may see of the rows that give keys.
         tables: of all rows, at least R.
-        back_end, like: as in `make_asking_plan`.
+        back_end, like: as in `make_text_query_plan`.
     """
     (samples, count), keys = index.shape, visible.shape[2]
     flat = index + torch.arange(samples, device=index.device)[:, None] * keys
@@ -180,7 +180,7 @@ def query_rows(
 # ── the layer ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class AskingLayer(nn.Module):
+class TextQueryLayer(nn.Module):
     """Mixin in front of a Hugging Face decoder layer. With a plan (prefill with images) a method's `_with_images`
     runs in its place; without one (decoding, text only) it is the plain parent layer."""
 
@@ -193,7 +193,7 @@ class AskingLayer(nn.Module):
     input_layernorm: Any
     post_attention_layernorm: Any
 
-    def take_method(self, method: Any, config: PreTrainedConfig, tokens: int, index: int) -> None:
+    def attach_method(self, method: Any, config: PreTrainedConfig, tokens: int, index: int) -> None:
         """Add the method's modules to an existing decoder layer, which is number `index`; crops have up to `tokens`
         vision tokens."""
         self.method, self.family = method, family_of(config)
@@ -222,23 +222,23 @@ class AskingLayer(nn.Module):
             position_embeddings=position_embeddings,
             **kwargs,
         )
-        return self._touch(hidden_states) if self.training and torch.is_grad_enabled() else hidden_states
+        return self._zero_term(hidden_states) if self.training and torch.is_grad_enabled() else hidden_states
 
     def _with_images(self, hidden: torch.Tensor, plan: Any, cache: Cache | None) -> torch.Tensor:
         """(B, rows, D) → (B, rows, D)."""
         raise NotImplementedError
 
-    def _touch(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
         """Add zero, through this layer's own modules: a rank whose micro-batch has no image must still take part
         in the gradient exchange of every trained module, else the others wait for it forever."""
         return hidden
 
     def _attend(
-        self, hidden: torch.Tensor, ask: QueryRows, plan: AskingPlan, cache: Cache | None
+        self, hidden: torch.Tensor, ask: QueryRows, plan: TextQueryPlan, cache: Cache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention of the query rows over all rows (B, R, D). Returns (B, Q, H · head size), before the output
         projection, and the values of all rows (B, G, R, head size). Fills the cache."""
-        query, key, value = self.family.heads(self.self_attn, self.input_layernorm(hidden), ask.gather)
+        query, key, value = self.family.project_qkv(self.self_attn, self.input_layernorm(hidden), ask.gather)
         query = rotate(query, ask.cos, ask.sin)
         key = rotate(key, plan.cos[:, : ask.keys], plan.sin[:, : ask.keys])
         if cache is not None:  # rows behind the prompt's, proxies, never enter the cache
@@ -251,7 +251,7 @@ class AskingLayer(nn.Module):
         return rows + self.mlp(self.post_attention_layernorm(rows))
 
     def _attend_and_feed(
-        self, hidden: torch.Tensor, ask: QueryRows, plan: AskingPlan, cache: Cache | None
+        self, hidden: torch.Tensor, ask: QueryRows, plan: TextQueryPlan, cache: Cache | None
     ) -> torch.Tensor:
         """Attention and FFN for the query rows only; keys and values from all rows. Returns (B, Q, D)."""
         attended, _ = self._attend(hidden, ask, plan, cache)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from proxyv.model.families import put_in_front
+from proxyv.model.families import mix_into_layers
 from proxyv.model.layout import make_layout
 
 # One text row, a picture of one crop of two vision tokens a and b with its newline, one text row. All entries are ±1,
@@ -35,9 +35,9 @@ def few_rows_llm(mixin, method=None, start_layer=0):
         attn_implementation="sdpa",
     )
     llm = LlamaForCausalLM(config).eval()
-    for index, layer in put_in_front(llm, mixin, range(start_layer, llm.config.num_hidden_layers)):
+    for index, layer in mix_into_layers(llm, mixin, range(start_layer, llm.config.num_hidden_layers)):
         if method is not None:
-            layer.take_method(method, config, 2, index)
+            layer.attach_method(method, config, 2, index)
     for layer in llm.model.layers:
         attention = layer.self_attn
         nn.init.zeros_(attention.k_proj.weight)

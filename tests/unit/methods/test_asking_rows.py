@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proxyv.methods import make_method
-from proxyv.methods.shared.text_queries import make_asking_plan
+from proxyv.methods.shared.text_queries import make_text_query_plan
 from proxyv.model.layout import make_layout
 from proxyv.model.method import VisionTokens
 from tests.tiny import picture, tiny_model
@@ -36,7 +36,7 @@ def uneven():
 
 
 def plan_of(layout):
-    return make_asking_plan(layout, Positions(), "sdpa", torch.zeros(1))
+    return make_text_query_plan(layout, Positions(), "sdpa", torch.zeros(1))
 
 
 def test_text_newlines_and_rows_behind_an_image_ask():

@@ -7,7 +7,7 @@ import torch
 
 from proxyv.errors import UserError
 from proxyv.methods import make_method
-from proxyv.methods.shared.row_subset import live_rows, received_attention
+from proxyv.methods.shared.row_subset import all_rows, received_attention
 from proxyv.model.families import Family
 from proxyv.model.layout import make_layout
 from tests.tiny import tiny_model
@@ -23,7 +23,7 @@ SCORES = torch.tensor([[0.1, 0.9, 0.2, 0.3, 0.8, 0.1, 0.1, 0.7], [0.5, 0.1, 0.5,
 
 
 def rows_of(labels=None):
-    return live_rows(make_layout(IS_IMAGE, MASK, [2, 1], 4, labels=labels), torch.device("cpu"))
+    return all_rows(make_layout(IS_IMAGE, MASK, [2, 1], 4, labels=labels), torch.device("cpu"))
 
 
 def test_an_image_is_one_set_of_candidates_over_its_crops():
@@ -31,12 +31,12 @@ def test_an_image_is_one_set_of_candidates_over_its_crops():
     assert rows.counts == (8, 4) and rows.samples == (0, 1) and rows.sizes == [12, 10] and rows.padded
     assert rows.vision[0].tolist() == [1, 2, 3, 4, 6, 7, 8, 9] and rows.vision[1, :4].tolist() == [6, 7, 8, 9]
     assert rows.others[0, :4].tolist() == [0, 5, 10, 11] and rows.others[1].tolist() == [2, 3, 4, 5, 10, 11]
-    assert rows.asking.tolist() == [[11], [11]]  # without labels, a sample's last row
+    assert rows.ranking_places.tolist() == [[11], [11]]  # without labels, a sample's last row
 
 
 def test_the_best_stay_in_reading_order():
     """Of image 0 stay v1, v4 and v7 at rows 2, 6 and 9, of image 1 v0 and v2 at rows 6 and 8: 7 and 8 rows."""
-    kept, old = rows_of().best(SCORES, [3, 2])
+    kept, old = rows_of().keep_top(SCORES, [3, 2])
     assert kept.valid.tolist() == [[False] + [True] * 7, [True] * 8]
     assert kept.index[0, 1:].tolist() == old[0, 1:].tolist() == [0, 2, 5, 6, 9, 10, 11]
     assert kept.index[1].tolist() == old[1].tolist() == [2, 3, 4, 5, 6, 8, 10, 11]
@@ -45,16 +45,16 @@ def test_the_best_stay_in_reading_order():
     assert kept.compacted().position_ids.tolist() == [[0, *range(7)], list(range(8))]
     assert kept.vision[0].tolist() == [2, 4, 5] and kept.vision[1, :2].tolist() == [4, 5]
     assert kept.others[0, :4].tolist() == [1, 3, 6, 7] and kept.others[1].tolist() == [0, 1, 2, 3, 6, 7]
-    assert kept.asking.tolist() == [[7], [7]] and kept.counts == (3, 2) and kept.sizes == [7, 8]
+    assert kept.ranking_places.tolist() == [[7], [7]] and kept.counts == (3, 2) and kept.sizes == [7, 8]
 
 
 def test_a_second_drop_works_on_what_is_left():
     """Of v1, v4, v7 stays v4; of v0 and v2, which are as good as each other, the earlier."""
-    kept, _ = rows_of().best(SCORES, [3, 2])
-    again, old = kept.best(torch.tensor([[0.1, 0.6, 0.3], [0.5, 0.5, 9.0]]), [1, 1])
+    kept, _ = rows_of().keep_top(SCORES, [3, 2])
+    again, old = kept.keep_top(torch.tensor([[0.1, 0.6, 0.3], [0.5, 0.5, 9.0]]), [1, 1])
     assert again.index[0, 2:].tolist() == [0, 5, 6, 10, 11] and old[0, 2:].tolist() == [1, 3, 4, 6, 7]
     assert again.index[1].tolist() == [2, 3, 4, 5, 6, 10, 11] and old[1].tolist() == [0, 1, 2, 3, 4, 6, 7]
-    none, _ = again.best(torch.zeros(2, 1), [0, 0])
+    none, _ = again.keep_top(torch.zeros(2, 1), [0, 0])
     assert none.index[0, 2:].tolist() == [0, 5, 10, 11] and none.sizes == [4, 6] and none.vision.shape == (2, 0)
 
 
@@ -62,10 +62,10 @@ def test_rows_before_supervised_spans_ask():
     """Sample 0: spans start at rows 0, which no row precedes, and 11. Sample 1 has none: its last row asks."""
     labels = torch.full((2, 12), -100)
     labels[0, 0] = labels[0, 11] = 1
-    assert rows_of(labels).asking.tolist() == [[10], [11]]
+    assert rows_of(labels).ranking_places.tolist() == [[10], [11]]
     labels[1, 3:5] = labels[1, 11] = 1  # rows 2 and 10
     rows = rows_of(labels)
-    assert rows.asking[1].tolist() == [2, 10] and rows.asks_valid.tolist() == [[True, False], [True, True]]
+    assert rows.ranking_places[1].tolist() == [2, 10] and rows.ranking_valid.tolist() == [[True, False], [True, True]]
 
 
 def heads(attention, rows, pick):
@@ -81,7 +81,7 @@ def test_received_attention_worked_out(keys_are_there):
     Head 0 asks with 1: weights 2, 3, 4 of 12. Head 1 asks with 2, which squares: 4, 9, 16 of 32. The mean of both is
     7/48, 17/64 and 5/12."""
     is_image = torch.tensor([[0, 1, 1, 1, 1, 0]]).bool()
-    rows = live_rows(make_layout(is_image, None, [1], 3), torch.device("cpu"))
+    rows = all_rows(make_layout(is_image, None, [1], 3), torch.device("cpu"))
     key = torch.tensor([1.0, 2, 3, 4, 1, 1]).log()
     hidden = torch.stack([torch.tensor([9.0, 9, 9, 9, 9, 1]), key], -1)[None]
     layer = SimpleNamespace(input_layernorm=torch.nn.Identity(), self_attn=SimpleNamespace(scaling=1.0))

@@ -10,7 +10,7 @@ from proxyv.config import load_recipe
 from proxyv.errors import UserError
 from proxyv.methods import make_method
 from proxyv.methods.light_mlp import LightMLPLayer, LightUpdate
-from proxyv.methods.shared.text_queries import make_asking_plan
+from proxyv.methods.shared.text_queries import make_text_query_plan
 from proxyv.model.families import FAMILIES
 from proxyv.profiling import profile_recipe
 from tests.tiny import picture, tiny_model
@@ -26,7 +26,7 @@ def test_five_rows_by_hand():
     update.input_proj.weight = nn.Parameter(torch.tensor([[1.0, 1, 0, 0]]))
     update.mix.weight = nn.Parameter(torch.tensor([[-1.0]]))
     update.up.weight = nn.Parameter(torch.tensor([[0.0], [0], [0], [1]]))
-    plan = make_asking_plan(LAYOUT, llm.model.rotary_emb, "sdpa", ROWS)
+    plan = make_text_query_plan(LAYOUT, llm.model.rotary_emb, "sdpa", ROWS)
     # a = (1, −1, 1, 1): its first two entries add up to 0, and SiLU(0) = 0; the norm of ±1 is itself.
     # b = (−1, −1, 1, 1): they add up to −2, mixed to 2; SiLU(2) is added to the last entry, then the norm.
     last = 1 + 2 / (1 + math.exp(-2))

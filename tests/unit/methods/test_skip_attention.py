@@ -5,7 +5,7 @@ import torch
 
 from proxyv.config import load_recipe
 from proxyv.methods import make_method
-from proxyv.methods.shared.text_queries import make_asking_plan
+from proxyv.methods.shared.text_queries import make_text_query_plan
 from proxyv.methods.skip_attention import SkipAttentionLayer
 from proxyv.model.families import FAMILIES
 from proxyv.profiling import profile_recipe
@@ -18,7 +18,7 @@ METHOD = {"name": "skip_attention", "start_layer": 1}
 
 def test_five_rows_by_hand():
     llm = few_rows_llm(SkipAttentionLayer, make_method({"name": "skip_attention", "start_layer": 0}))
-    plan = make_asking_plan(LAYOUT, llm.model.rotary_emb, "sdpa", ROWS)
+    plan = make_text_query_plan(LAYOUT, llm.model.rotary_emb, "sdpa", ROWS)
     # Values, the first two entries: t (1, 1), a (1, −1), b (−1, −1), n (1, 1), u (−1, 1). Both query heads take the one
     # value head. Text and newline take the mean of what is before them, a and b their own. The FFN adds one.
     expected = [

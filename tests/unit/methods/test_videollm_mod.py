@@ -6,7 +6,7 @@ from torch import nn
 
 from proxyv.errors import UserError
 from proxyv.methods import make_method
-from proxyv.methods.shared.row_subset import live_rows
+from proxyv.methods.shared.row_subset import all_rows
 from proxyv.methods.videollm_mod import BoundedRouter, RoutedLayer, RoutedPlan, Router
 from tests.tiny import picture, tiny_model
 from tests.unit.methods.few_rows import LAYOUT, ROWS, few_rows_llm
@@ -30,7 +30,7 @@ def test_a_layer_worked_out():
     plan = RoutedPlan(
         llm=llm,
         embeddings=ROWS,
-        first=live_rows(LAYOUT, ROWS.device, per_crop=True),
+        first=all_rows(LAYOUT, ROWS.device, per_crop=True),
         prompt_length=5,
         keep=0.5,
         is_vision=LAYOUT.is_vision,

@@ -8,7 +8,7 @@ from proxyv.errors import UserError
 from proxyv.methods import make_method
 from proxyv.methods.voco_llama import rows_of_pictures, within_pictures
 from proxyv.model.build import build_model, build_processor
-from proxyv.model.cache import KeptRows, keep_rows
+from proxyv.model.cache import CachedRows, set_cached_rows
 from proxyv.model.layout import make_layout
 from tests.tiny import picture, tiny_model, tiny_recipe
 
@@ -51,9 +51,9 @@ def test_who_sees_whom():
 
 def test_a_cache_layer_returns_all_rows_of_the_prompt_and_keeps_some():
     """Rows 0 and 2 of sample 0, row 1 of sample 1; then one more of each, behind them."""
-    rows = KeptRows(torch.tensor([[True, True], [True, False]]), torch.tensor([3, 3]), True, 3)
+    rows = CachedRows(torch.tensor([[True, True], [True, False]]), torch.tensor([3, 3]), True, 3)
     cache = DynamicCache()
-    keep_rows(cache, 0, rows, torch.tensor([[0, 2], [1, 0]]))
+    set_cached_rows(cache, 0, rows, torch.tensor([[0, 2], [1, 0]]))
     prompt = torch.arange(12.0).view(2, 1, 3, 2)
     key, value = cache.update(prompt, -prompt, 0)
     assert torch.equal(key, prompt) and torch.equal(value, -prompt)
