@@ -73,8 +73,8 @@ def run_train(args: argparse.Namespace) -> None:
 
 def run_eval(args: argparse.Namespace) -> None:
     """Evaluate a trained model by generation on a suite of benchmarks."""
+    from proxyv.checkpoints.load import load_for_evaluation
     from proxyv.evaluation import evaluate_suite
-    from proxyv.evaluation.loading import load_for_evaluation
 
     loaded = load_for_evaluation(args.model, args.device, args.dtype, args.attention, args.load_in)
     suite = args.suite or loaded.recipe.get("suite")
@@ -178,10 +178,16 @@ def run_bench(args: argparse.Namespace) -> None:
 
 def run_generate(args: argparse.Namespace) -> None:
     """Answer one question about one or more pictures."""
-    from proxyv.evaluation.loading import answer, load_for_evaluation
+    from proxyv.checkpoints.load import load_for_evaluation
+    from proxyv.data.images import BadImageError, open_image
+    from proxyv.evaluation.answers import answer
 
     loaded = load_for_evaluation(args.model, args.device, args.dtype, args.attention, args.load_in)
-    text = answer(loaded, args.prompt, args.image, args.max_new_tokens)
+    try:
+        images = [open_image(Path(path)) for path in args.image]
+    except BadImageError as error:
+        raise UserError(f"--image: {error}; give another file") from error
+    text = answer(loaded.model, loaded.processor, args.prompt, images, args.max_new_tokens)
     show({"answer": text}, args.json, [text])
 
 
@@ -214,14 +220,14 @@ def run_convert(args: argparse.Namespace) -> None:
 
 def run_export(args: argparse.Namespace) -> None:
     """Write a model as a folder for the Hugging Face hub: weights, processor, model card with recipe and results."""
-    from proxyv.export import export
+    from proxyv.checkpoints.export import export
 
     print(export(args.model, args.target, hub_name=args.hub_name, license_id=args.license))
 
 
 def run_merge(args: argparse.Namespace) -> None:
     """Merge a stage's LoRA adapters into the LLM: an ordinary model folder, its logits checked."""
-    from proxyv.adapters.merge import merge_folder
+    from proxyv.checkpoints.merge import merge_folder
 
     figures = merge_folder(args.source, args.target, args.dtype)
     difference, tolerance = figures["largest_difference"], figures["tolerance"]

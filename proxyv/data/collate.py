@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from proxyv.data.encoding import IGNORED
+from proxyv.constants import IGNORE_INDEX
 from proxyv.data.training_data import Item
 from proxyv.model.processing import ProxyVProcessor
 
@@ -39,7 +39,7 @@ class Collator:
             **batch,
             "input_ids": _left_padded(ids, self.processor.tokenizer.pad_token_id),
             "attention_mask": _left_padded([np.ones_like(row) for row in ids], 0),
-            "labels": _left_padded([sample.labels for sample in samples], IGNORED),
+            "labels": _left_padded([sample.labels for sample in samples], IGNORE_INDEX),
         }
 
 

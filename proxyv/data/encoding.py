@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from proxyv.constants import IGNORE_INDEX
 from proxyv.data.readers import Sample
 from proxyv.errors import UserError
 from proxyv.model.processing import ProxyVProcessor
 from proxyv.pages.vocabulary import ALPHABET, BLANK
 
-IGNORED = -100
 GLYPHS = ALPHABET + BLANK  # classes of patch classification
 _CLASS_OF = {character: index for index, character in enumerate(GLYPHS)}
 
@@ -43,7 +43,7 @@ class Encoded:
     @property
     def supervised(self) -> int:
         """Number of supervised tokens (or patches)."""
-        return int((self.labels != IGNORED).sum())
+        return int((self.labels != IGNORE_INDEX).sum())
 
 
 def check_template(processor: ProxyVProcessor) -> None:
@@ -76,10 +76,10 @@ def encode_text(
     for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
         # Later bytes of one character may have empty offsets; they count as one character long.
         inside = any(start < stop and max(end, start + 1) > begin for begin, stop in spans)
-        labels.append(token if inside or token == mark else IGNORED)
+        labels.append(token if inside or token == mark else IGNORE_INDEX)
     input_ids = np.array(processor.expand(tokens["input_ids"], iter(crops_per_image)), dtype=np.int64)
     expanded = np.array(processor.expand(labels, iter(crops_per_image)), dtype=np.int64)
-    return input_ids, np.where(expanded == mark, IGNORED, expanded)
+    return input_ids, np.where(expanded == mark, IGNORE_INDEX, expanded)
 
 
 def encode_conversation(

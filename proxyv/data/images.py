@@ -17,7 +17,7 @@ def open_image(source: Path | bytes) -> Image.Image:
 
     Raises BadImageError.
     """
-    name = "image in the table" if isinstance(source, bytes) else f"image {source}"
+    name = "image" if isinstance(source, bytes) else f"image {source}"
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return image.convert("RGB")

@@ -14,9 +14,9 @@ from typing import Any
 import datasets
 
 from proxyv.config import DataSpec, Recipe, suggest
+from proxyv.constants import IMAGE_TOKEN
 from proxyv.errors import UserError
 
-IMAGE_MARK = "<image>"
 ROLES = {
     "human": "user",
     "user": "user",
@@ -140,10 +140,10 @@ class LlavaReader(Reader):
             pictures = [image["bytes"] if image.get("bytes") else self.images / str(image.get("path"))]
         else:
             pictures = [self.images / path for path in image or []]
-        marks = sum(turn["value"].count(IMAGE_MARK) for turn in turns)
+        marks = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns)
         if marks != len(pictures):
             raise UserError(
-                f"{self.where(row['id'])} has {marks} {IMAGE_MARK} mark(s) but {len(pictures)} image(s); "
+                f"{self.where(row['id'])} has {marks} {IMAGE_TOKEN} mark(s) but {len(pictures)} image(s); "
                 "make them equal"
             )
         messages = [{"role": ROLES[turn["from"]], "content": mark_in_front(turn["value"])} for turn in turns]
@@ -216,9 +216,9 @@ def mark_in_front(text: str) -> str:
 
     Turns without mark, with several, or with the mark in front already stay as they are, blanks included.
     """
-    if text.count(IMAGE_MARK) != 1 or text.startswith(IMAGE_MARK):
+    if text.count(IMAGE_TOKEN) != 1 or text.startswith(IMAGE_TOKEN):
         return text
-    return f"{IMAGE_MARK}\n{text.replace(IMAGE_MARK, '').strip()}"
+    return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}"
 
 
 def _image_list(image: Any) -> list[str] | None:

@@ -8,7 +8,8 @@ from itertools import groupby
 import numpy as np
 
 from proxyv.config import Recipe, StageSpec
-from proxyv.data.encoding import GLYPHS, IGNORED, Encoded, render
+from proxyv.constants import IGNORE_INDEX, IMAGE_TOKEN
+from proxyv.data.encoding import GLYPHS, Encoded, render
 from proxyv.data.readers import Sample
 from proxyv.data.training_data import COUNTS, TrainingData, describe
 from proxyv.errors import UserError
@@ -64,14 +65,14 @@ def _conversation(processor: ProxyVProcessor, sample: Sample, encoded: Encoded) 
 
 def marked_tokens(processor: ProxyVProcessor, encoded: Encoded) -> str:
     """All tokens, split by |; runs of supervised ones in ⟦ ⟧, runs of picture rows as `<image>×n`."""
-    kinds = np.where(encoded.input_ids == processor.image_token_id, 2, encoded.labels != IGNORED)
+    kinds = np.where(encoded.input_ids == processor.image_token_id, 2, encoded.labels != IGNORE_INDEX)
     runs = []
     for kind, members in groupby(
         zip(kinds.tolist(), encoded.input_ids.tolist(), strict=True), key=lambda pair: pair[0]
     ):
         ids = [token for _, token in members]
         pieces = "|".join(processor.tokenizer.convert_ids_to_tokens(ids))
-        runs.append(f"<image>×{len(ids)}" if kind == 2 else f"⟦{pieces}⟧" if kind else pieces)
+        runs.append(f"{IMAGE_TOKEN}×{len(ids)}" if kind == 2 else f"⟦{pieces}⟧" if kind else pieces)
     return " ".join(runs)
 
 

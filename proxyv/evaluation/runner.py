@@ -23,8 +23,8 @@ from transformers import set_seed
 from proxyv.config import first_difference
 from proxyv.environment import describe_model, environment
 from proxyv.errors import UserError
+from proxyv.evaluation.answers import Answer, chat_prompt, generate_answers
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark, load_suite
-from proxyv.evaluation.generation import Answer, chat_prompt, generate_answers
 from proxyv.evaluation.metrics import METRICS_VERSION
 from proxyv.evaluation.samples import Sample, Samples
 from proxyv.evaluation.scoring import score_record, summarize, summarize_suite, table_fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import datasets
 from PIL import Image
 
 from proxyv.config import suggest
+from proxyv.data.images import BadImageError, open_image
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import Benchmark
 
@@ -66,13 +66,9 @@ class Samples:
         row_number, _ = self._places[index]
         value = self._images[row_number][self.benchmark.columns.image]
         try:
-            return _open(value, self.path.parent).convert("RGB")
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{self._where(self[index].id)}: image {error.filename} does not exist; mend the path in the file"
-            ) from error
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            raise UserError(f"{self._where(self[index].id)}: image cannot be read ({error}); replace it") from error
+            return open_image(_image_source(value, self.path.parent))
+        except BadImageError as error:
+            raise UserError(f"{self._where(self[index].id)}: {error}; replace it, or mend its path") from error
 
     def _where(self, name: str) -> str:
         return f"benchmark {self.benchmark.name}: {self.path}: sample '{name}'"
@@ -128,12 +124,16 @@ def _as_texts(value: Any) -> list[str]:
     return [str(one) for one in value if one is not None]
 
 
-def _open(value: Any, folder: Path) -> Image.Image:
-    """A picture from bytes, a path relative to `folder`, or Hugging Face's mapping of the two."""
+def _image_source(value: Any, folder: Path) -> Path | bytes:
+    """Bytes, or a path relative to `folder`, from a column that holds either, or Hugging Face's mapping of the two.
+
+    Raises BadImageError for anything else.
+    """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
-        return Image.open(io.BytesIO(value))
+        return value
     if isinstance(value, str):
-        return Image.open(folder / value)
-    raise ValueError("the column is empty" if value is None else f"unknown kind {type(value).__name__}")
+        return folder / value
+    found = "the column is empty" if value is None else f"the column holds a {type(value).__name__}"
+    raise BadImageError(f"image cannot be read ({found})")

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
+from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.cache import CachedRows, CachedRowsLayer, DecodeRows, cached_rows_layer, set_cached_rows
@@ -71,12 +72,12 @@ def image_inputs(
     """
     tokens = vision.values.shape[1]
     if labels is not None:  # no row stands before a sample's first to predict it; dropping may put padding there
-        labels = labels.masked_fill((layout.position_ids == 0).to(labels.device), -100)
+        labels = labels.masked_fill((layout.position_ids == 0).to(labels.device), IGNORE_INDEX)
     if tokens != layout.vision_rows.shape[1] or vision.counts is not None or vision.extra is not None:
         layout, index = layout.resized(tokens, vision.counts, 0 if vision.extra is None else vision.extra.shape[1])
         text = text.gather(1, index.to(text.device)[..., None].expand(-1, -1, text.shape[-1]))
         if labels is not None:
-            labels = labels.to(index.device).gather(1, index).masked_fill(~layout.given, -100)
+            labels = labels.to(index.device).gather(1, index).masked_fill(~layout.given, IGNORE_INDEX)
         if cache is not None or (model.config.text_config.use_cache if use_cache is None else use_cache):
             cache = _knowing(layout, cache, model.config.text_config)
     embeddings = embed(text, vision, model.image_newline, layout)

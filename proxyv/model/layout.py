@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
 
 NEWLINE_POSITIONS = ("natural", "authors")
@@ -235,7 +236,7 @@ def find_ranking_rows(valid: torch.Tensor, labels: torch.Tensor | None) -> torch
     last.scatter_(1, (row * valid).argmax(1, keepdim=True), True)
     if labels is None:
         return last
-    supervised = labels.to(valid.device) != -100
+    supervised = labels.to(valid.device) != IGNORE_INDEX
     before_span = torch.zeros_like(valid)
     before_span[:, :-1] = ~supervised[:, :-1] & supervised[:, 1:] & valid[:, :-1]
     return torch.where(before_span.any(1, keepdim=True), before_span, last)

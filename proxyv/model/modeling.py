@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 from transformers.models.clip import modeling_clip
 
+from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.generation import ImageGenerationMixin
@@ -240,7 +241,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
         outputs = self._run(inputs, use_cache, kwargs)
         hidden, labels = outputs.last_hidden_state, cast(torch.Tensor, inputs.labels)
         if inputs.plan is not None:
-            labels = inputs.plan.remaining(labels.to(hidden.device), fill=-100)
+            labels = inputs.plan.remaining(labels.to(hidden.device), fill=IGNORE_INDEX)
         loss = supervised_loss(self.get_output_embeddings(), hidden, labels, num_items)
         return ProxyVOutput(loss=loss, past_key_values=outputs.past_key_values)
 
@@ -312,7 +313,7 @@ def supervised_loss(
         num_items: divide by this instead of the number of supervised tokens here.
     """
     targets = labels[:, 1:].to(hidden.device)
-    keep = targets != -100
+    keep = targets != IGNORE_INDEX
     if not bool(keep.any()):  # nothing to learn here, but every rank must take part in the exchange
         return 0.0 * head(hidden[:, :1]).float().sum()
     logits = head(hidden[:, :-1][keep]).float()

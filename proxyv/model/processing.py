@@ -12,10 +12,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 
 from proxyv.config import suggest
+from proxyv.constants import IMAGE_TOKEN
 from proxyv.errors import UserError
 from proxyv.model.image_processing import ProxyVImageProcessor
 
-IMAGE_TOKEN = "<image>"
 _TEMPLATES = Path(__file__).parent / "chat_templates"
 
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from proxyv.constants import IMAGE_TOKEN
 from proxyv.pages.page import Page, Turn
 from proxyv.pages.vocabulary import TRANSCRIBE
 
 Record = dict[str, Any]
-IMAGE_PREFIX = "<image>\n"
+IMAGE_PREFIX = f"{IMAGE_TOKEN}\n"
 
 
 def image_record(name: str, image: str, page: Page, turns: list[Turn]) -> Record:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from proxyv.checkpoints.run_folder import FINISHED, RECIPE, is_finished, stage_names
 from proxyv.config import load_recipe
 from proxyv.files import read_json, write_json
 from proxyv.methods import describe_method, make_method
@@ -17,7 +18,6 @@ from proxyv.report.figures import Figure
 from proxyv.report.plots import Panel, Point, plot_scores
 from proxyv.report.runs import SWEEP, protocol, read_sweep
 from proxyv.report.tables import tabulate, to_markdown, write_csv
-from proxyv.train.run_folder import FINISHED, RECIPE, is_finished, stage_names
 
 SHARED = "shared"
 PROFILED = (

@@ -2,7 +2,7 @@
 
     <output>/<recipe>/recipe.yaml      the recipe, whatever the seed
     <output>/<recipe>/profile.json     FLOPs, counted once
-    <output>/<recipe>/seed-<n>/        a run folder (proxyv/train/run_folder.py) and its eval/
+    <output>/<recipe>/seed-<n>/        a run folder (proxyv/checkpoints/run_folder.py) and its eval/
     <output>/shared/seed-<n>/          the run of the shared stages
     <output>/sweep.json, .md, .csv, .png
 
@@ -23,10 +23,11 @@ from typing import Any
 from tqdm import tqdm
 
 from proxyv import processes
+from proxyv.checkpoints.load import load_for_evaluation
+from proxyv.checkpoints.run_folder import RECIPE, recipe_change
 from proxyv.config import Recipe, load_recipe, save_recipe, suggest
 from proxyv.errors import UserError
 from proxyv.evaluation import evaluate_suite
-from proxyv.evaluation.loading import load_for_evaluation
 from proxyv.files import write_json
 from proxyv.methods import make_method
 from proxyv.model.build import switch_method
@@ -34,7 +35,6 @@ from proxyv.profiling import profile_recipe
 from proxyv.sweep.results import SHARED, collect, seed_folder, write_results
 from proxyv.sweep.shared import own_recipe, shared_recipe
 from proxyv.train import train
-from proxyv.train.run_folder import RECIPE, recipe_change
 
 STEPS = ("profile", "train", "eval")
 # Fields of a recipe that a sweep sets itself, and the option that says how.

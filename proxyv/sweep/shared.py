@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from proxyv.checkpoints.run_folder import stage_names
 from proxyv.config import Recipe, first_difference
 from proxyv.errors import UserError
-from proxyv.train.run_folder import stage_names
 
 
 def shared_recipe(recipes: Sequence[Recipe], stages: Sequence[str], name: str) -> Recipe:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from proxyv.adapters.lora import adapted_groups, adapter_parameters, check_lora
 from proxyv.config import StageSpec, suggest
 from proxyv.errors import UserError
+from proxyv.model.lora import adapted_groups, adapter_parameters
 from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
 from proxyv.model.vision import patch_features
+from proxyv.train.adapters import check_lora
 
 
 def set_trainable(model: ProxyVForConditionalGeneration, spec: StageSpec, stage: str) -> None:

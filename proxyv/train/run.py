@@ -8,10 +8,10 @@ from pathlib import Path
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from proxyv import processes
+from proxyv.checkpoints.run_folder import is_finished, open_run, run_folder, stage_names
 from proxyv.config import Recipe
 from proxyv.data.training_data import check_sources
 from proxyv.pages.ensure import ensure_pages
-from proxyv.train.run_folder import is_finished, open_run, run_folder, stage_names
 from proxyv.train.settings import check_stage
 from proxyv.train.stage import run_stage
 

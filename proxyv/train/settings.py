@@ -19,7 +19,7 @@ from proxyv.train.optimizer import OPTIMIZERS
 from proxyv.train.parameters import check_groups
 
 OBJECTIVES = ("language_modeling", "patch_classification")
-DTYPES = ("float32", "bfloat16")
+TRAINED_IN = ("float32", "bfloat16")
 # Our names for Hugging Face's schedules. A trapezoid is flat after the warm-up and falls to zero in the last half.
 SCHEDULES = {
     "cosine": "cosine",
@@ -37,7 +37,7 @@ def check_stage(recipe: Recipe, stage: str) -> None:
         ("objective", OBJECTIVES),
         ("schedule", SCHEDULES),
         ("optimizer", OPTIMIZERS),
-        ("dtype", DTYPES),
+        ("dtype", TRAINED_IN),
     ]
     for field, known in choices:
         value = getattr(spec, field)

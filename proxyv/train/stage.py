@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from proxyv.adapters import adapt, load_model, merge_adapters, save_model
+from proxyv.checkpoints.adapter_folder import load_model, save_model
+from proxyv.checkpoints.run_folder import LOG, find_model, last_checkpoint, write_finished
 from proxyv.config import Recipe
 from proxyv.data.collate import Collator
 from proxyv.data.order import TrainingOrder, steps_of
@@ -21,12 +22,13 @@ from proxyv.data.training_data import TrainingData
 from proxyv.environment import environment
 from proxyv.errors import UserError
 from proxyv.model.build import build_model, build_processor, switch_method
+from proxyv.model.lora import merge_adapters
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor
 from proxyv.processes import is_main, wait
+from proxyv.train.adapters import adapt
 from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
 from proxyv.train.patches import PatchClassifier
-from proxyv.train.run_folder import LOG, find_model, last_checkpoint, write_finished
 from proxyv.train.settings import training_arguments
 from proxyv.train.trainer import StageTrainer
 

@@ -16,12 +16,13 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from proxyv.adapters import has_adapters, load_weights, save_model
+from proxyv.checkpoints.adapter_folder import load_weights, save_model
 from proxyv.config import StageSpec
-from proxyv.data.encoding import IGNORED
+from proxyv.constants import IGNORE_INDEX
 from proxyv.data.order import TrainingOrder
 from proxyv.data.training_data import COUNTS
 from proxyv.errors import UserError
+from proxyv.model.lora import has_adapters
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.train.optimizer import make_optimizer
 
@@ -87,8 +88,8 @@ class StageTrainer(Trainer):
         self.waited += time.perf_counter() - before
         for batch in batches:
             self.counts += batch.pop("counts").cpu()
-            rows = batch.get("attention_mask", batch["labels"] != IGNORED)
-            self.tokens += torch.stack([rows.sum(), (batch["labels"] != IGNORED).sum()]).to(self.tokens)
+            rows = batch.get("attention_mask", batch["labels"] != IGNORE_INDEX)
+            self.tokens += torch.stack([rows.sum(), (batch["labels"] != IGNORE_INDEX).sum()]).to(self.tokens)
         if self.optimizer is not None:
             self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         return batches, items

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from proxyv.checkpoints.run_folder import find_model
 from proxyv.config import load_recipe, save_recipe
-from proxyv.train import find_model, train
+from proxyv.train import train
 from tests.small_runs import figures, page_recipe, stage
 
 pytestmark = pytest.mark.distributed

@@ -8,14 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from proxyv.adapters import adapt, adapter_parameters, has_adapters, lora, merge
-from proxyv.adapters.folder import is_adapter_folder, load_adapter_folder
+from proxyv.checkpoints import merge
+from proxyv.checkpoints.adapter_folder import is_adapter_folder, load_adapter_folder
+from proxyv.checkpoints.load import load_for_evaluation
+from proxyv.checkpoints.run_folder import find_model
 from proxyv.cli import main
 from proxyv.config import LoRASpec, load_recipe, save_recipe
 from proxyv.errors import UserError
-from proxyv.evaluation.loading import answer, load_for_evaluation
-from proxyv.model import ProxyVForConditionalGeneration
-from proxyv.train import find_model, train
+from proxyv.evaluation.answers import answer
+from proxyv.model import ProxyVForConditionalGeneration, lora
+from proxyv.model.lora import adapter_parameters, has_adapters
+from proxyv.train import train
+from proxyv.train.adapters import adapt
 from proxyv.train.parameters import parameter_table, set_trainable, show_table
 from proxyv.train.settings import check_stage
 from proxyv.train.trainer import StageTrainer
@@ -265,7 +269,8 @@ def test_merge_leaves_an_ordinary_model_with_the_same_answers(trained, tmp_path,
     assert str(merged.model.dtype) == f"torch.{dtype}" and merged.recipe["name"] == "tiny"
     assert not any("lora" in name or "base_layer" in name for name in merged.model.state_dict())
     if dtype == "float32":
-        assert answer(merged, "value of A", [], 8) == answer(loaded, "value of A", [], 8)
+        asked = ("value of A", [], 8)
+        assert answer(merged.model, merged.processor, *asked) == answer(loaded.model, loaded.processor, *asked)
     main(["merge", str(trained / "second"), str(tmp_path / "again")])
     assert "merged logits differ from the adapted model's by" in capsys.readouterr().out
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from proxyv.config import DataSpec
+from proxyv.constants import IGNORE_INDEX
 from proxyv.data.collate import Collator
-from proxyv.data.encoding import IGNORED
 from proxyv.data.order import TrainingOrder, grouped, steps_of
 from proxyv.data.training_data import COUNTS, TrainingData
 from proxyv.errors import UserError
@@ -105,7 +105,7 @@ def test_batch_equals_the_processor(tmp_path):
     expected = data.processor(text=texts, images=[[images[0]], [], [images[1]]])
     for key in ("input_ids", "attention_mask", "pixel_values", "crops_per_image"):
         assert torch.equal(batch[key], torch.as_tensor(expected[key])), key
-    supervised = [row[row != IGNORED].tolist() for row in batch["labels"]]
+    supervised = [row[row != IGNORE_INDEX].tolist() for row in batch["labels"]]
     ids = data.processor.tokenizer.convert_tokens_to_ids
     assert supervised == [ids(["1", "2", "</s>"]), ids(["B", "</s>"]), ids(["</s>"])]
 

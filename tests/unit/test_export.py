@@ -8,10 +8,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from proxyv.checkpoints.export import export
 from proxyv.cli import main
 from proxyv.config import save_recipe
 from proxyv.errors import UserError
-from proxyv.export import export
 from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
 
 LOAD = """

@@ -7,7 +7,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from proxyv.data.encoding import IGNORED, check_template, encode_text, render
+from proxyv.constants import IGNORE_INDEX
+from proxyv.data.encoding import check_template, encode_text, render
 from proxyv.errors import UserError
 from proxyv.model.image_processing import ProxyVImageProcessor
 from proxyv.model.processing import ProxyVProcessor, chat_template
@@ -61,8 +62,8 @@ def processor(tokenizer, template):
 def supervised_runs(processor, messages, crops=()):
     """The text of each run of supervised tokens."""
     ids, labels = encode_text(processor, messages, crops)
-    assert np.array_equal(labels[labels != IGNORED], ids[labels != IGNORED])
-    pairs = zip(labels != IGNORED, ids.tolist(), strict=True)
+    assert np.array_equal(labels[labels != IGNORE_INDEX], ids[labels != IGNORE_INDEX])
+    pairs = zip(labels != IGNORE_INDEX, ids.tolist(), strict=True)
     runs = [(kind, [i for _, i in members]) for kind, members in groupby(pairs, key=lambda pair: pair[0])]
     return [processor.tokenizer.decode(members) for kind, members in runs if kind]
 
@@ -94,7 +95,7 @@ def test_several_images_expand_without_labels(processor, template):
     ids, labels = encode_text(processor, messages, [3, 1, 2])
     pictures = ids == processor.image_token_id
     assert pictures.sum() == (3 + 1 + 2) * 17
-    assert (labels[pictures] == IGNORED).all()
+    assert (labels[pictures] == IGNORE_INDEX).all()
     begin, end = BEGIN[template], END[template]
     assert supervised_runs(processor, messages, [3, 1, 2]) == [f"{begin}Paris.{end}", f"{begin}Rome{end}"]
 
@@ -104,7 +105,7 @@ def test_prompt_at_generation_is_the_prefix_that_was_trained(processor, template
     prompt_ids = processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]
     ids, labels = encode_text(processor, TWO_TURNS, [])
     assert ids[: len(prompt_ids)].tolist() == prompt_ids
-    assert labels[len(prompt_ids)] != IGNORED and labels[len(prompt_ids) - 1] == IGNORED
+    assert labels[len(prompt_ids)] != IGNORE_INDEX and labels[len(prompt_ids) - 1] == IGNORE_INDEX
 
 
 def test_rendering_for_labels_equals_rendering_for_generation(processor):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from proxyv.checkpoints.load import load_for_evaluation
 from proxyv.errors import UserError
-from proxyv.evaluation.loading import load_for_evaluation
 from proxyv.model import quantisation
 from proxyv.model.build import build_model, build_processor
 from tests.tiny import METHODS, tiny_model, tiny_recipe
@@ -50,7 +50,7 @@ def wide_model():
 
 
 def logits_of(model):
-    from proxyv.adapters.merge import made_up_logits
+    from proxyv.checkpoints.merge import made_up_logits
 
     return made_up_logits(model)
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from proxyv.checkpoints.run_folder import find_model
 from proxyv.config import DataSpec, load_recipe
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
-from proxyv.train import find_model, train
 from proxyv.train import stage as stage_module
+from proxyv.train import train
 from proxyv.train.stage import load_start, sanitise_generation
 from proxyv.train.trainer import StageTrainer
 from tests.small_runs import (

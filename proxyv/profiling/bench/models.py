@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from proxyv.adapters import load_model, merge_adapters
+from proxyv.checkpoints.adapter_folder import load_model
+from proxyv.checkpoints.run_folder import find_model
 from proxyv.config import Recipe
 from proxyv.errors import UserError
 from proxyv.methods import describe_method, make_method
 from proxyv.model.build import build_model
+from proxyv.model.lora import merge_adapters
 from proxyv.model.modeling import ProxyVForConditionalGeneration
-from proxyv.train.run_folder import find_model
 
 FOLDING = ("no", "yes", "both")
 Pool = dict[tuple[str, torch.Size], nn.Parameter]  # by name and shape

@@ -21,6 +21,7 @@ from proxyv.config import Recipe
 from proxyv.environment import default_device, environment
 from proxyv.errors import UserError
 from proxyv.model.attention import masked_back_end, require_back_end
+from proxyv.model.dtypes import DTYPES, find_dtype
 from proxyv.profiling.bench.cells import Setting, make_cells, time_cells
 from proxyv.profiling.bench.device import MatrixRate, describe_device
 from proxyv.profiling.bench.line_up import with_baseline
@@ -30,7 +31,6 @@ from proxyv.profiling.bench.spread import median_and_iqr
 from proxyv.profiling.bench.timing import TIMES
 from proxyv.profiling.sample import check_sample
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FLAT_RATIOS = {
     "prefill_time_ratio": "prefill_ms",
     "decode_time_ratio": "decode_ms_per_token",
@@ -214,8 +214,7 @@ def _check_counts(**counts: int) -> None:
 def _check_run(device: str, dtype: str, fold: str) -> None:
     if fold not in FOLDING:
         raise UserError(f"fold: '{fold}' is unknown; use one of {', '.join(FOLDING)}")
-    if dtype not in DTYPES:
-        raise UserError(f"dtype: '{dtype}' is unknown; use one of {', '.join(DTYPES)}")
+    find_dtype(dtype)
     try:
         kind = torch.device(device).type
     except RuntimeError as error:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from proxyv.adapters.folder import is_adapter_folder, load_adapter_folder
-from proxyv.adapters.lora import merge_adapters
+from proxyv.checkpoints.adapter_folder import is_adapter_folder, load_adapter_folder
+from proxyv.checkpoints.run_folder import RECIPE, find_model, run_of
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
-from proxyv.train import find_model
+from proxyv.model.dtypes import find_dtype
+from proxyv.model.lora import merge_adapters
 
 # Largest difference of a logit that is allowed, as a share of the largest logit: merging adds up in another order,
 # and a model that is saved in half precision rounds its merged weights.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-DTYPES = {name: getattr(torch, name) for name in TOLERANCES}
 TEXT_TOKENS = 32
 
 
@@ -31,8 +31,7 @@ def merge_folder(source: str | Path, target: str | Path, dtype: str = "float32")
     Raises UserError where `source` holds no adapter, `target` exists, or the logits differ by more than the
     tolerance; `target` is not written then.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"dtype: '{dtype}' is unknown; use {', '.join(DTYPES)}")
+    precision = find_dtype(dtype)
     folder, target = find_model(source), Path(target)
     if not is_adapter_folder(folder):
         raise UserError(f"{folder}: holds a whole model, no adapter; there is nothing to merge")
@@ -41,7 +40,7 @@ def merge_folder(source: str | Path, target: str | Path, dtype: str = "float32")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a merge that was killed
     try:
-        expected = _write_merged(folder, partial, DTYPES[dtype])
+        expected = _write_merged(folder, partial, precision)
         gc.collect()
         found = made_up_logits(ProxyVForConditionalGeneration.from_pretrained(partial, dtype=torch.float32))
         figures = {
@@ -67,9 +66,9 @@ def _write_merged(folder: Path, partial: Path, dtype: torch.dtype) -> torch.Tens
     merge_adapters(model)
     model.to(dtype).save_pretrained(partial)
     ProxyVProcessor.from_pretrained(folder).save_pretrained(partial)
-    recipe = next((parent / "recipe.yaml" for parent in folder.parents[:2] if (parent / "recipe.yaml").is_file()), None)
-    if recipe is not None:  # names suite and data for `proxyv eval`
-        shutil.copy(recipe, partial)
+    run = run_of(folder)
+    if run is not None:  # names suite and data for `proxyv eval`
+        shutil.copy(run / RECIPE, partial)
     return expected
 
 

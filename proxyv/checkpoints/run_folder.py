@@ -6,7 +6,7 @@
     <output_dir>/<name>/<stage>/log.jsonl        one line every `logging_steps`
     <output_dir>/<name>/<stage>/finished.json    written last: steps, loss, counts, environment
 
-A stage with `lora` leaves adapter folders (proxyv/adapters/folder.py) where others leave complete models.
+A stage with `lora` leaves adapter folders (proxyv/checkpoints/adapter_folder.py) where others leave complete models.
 The model of a run is that of its last stage; it is not copied.
 """
 
@@ -15,11 +15,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from omegaconf import OmegaConf
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from proxyv.config import Recipe, first_difference, load_recipe, save_recipe, suggest
+from proxyv.config import Recipe, first_difference, load_recipe, read_yaml, save_recipe, suggest
 from proxyv.errors import UserError
 
 RECIPE = "recipe.yaml"
@@ -61,6 +62,19 @@ def open_run(recipe: Recipe, run: Path, resume: bool) -> None:
     if not resume:
         state = "a finished run" if is_finished(run / names[-1]) else "an unfinished run"
         raise UserError(f"{run} holds {state} of this recipe; choose another name, or go on with --resume")
+
+
+def run_of(folder: Path) -> Path | None:
+    """The run folder that a model folder lies in, at most two levels up, or the folder itself; told by its recipe.
+    None: there is none."""
+    return next((parent for parent in (folder, *folder.parents[:2]) if (parent / RECIPE).is_file()), None)
+
+
+def read_recipe(run: Path | None) -> dict[str, Any]:
+    """A run folder's resolved recipe as plain values; empty where there is none."""
+    if run is None or not (run / RECIPE).is_file():
+        return {}
+    return cast("dict[str, Any]", OmegaConf.to_container(read_yaml(run / RECIPE)))
 
 
 def recipe_change(recipe: Recipe, folder: Path) -> str | None:

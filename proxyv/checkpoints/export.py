@@ -12,15 +12,15 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
 from omegaconf import OmegaConf
 
 import proxyv
-from proxyv.adapters.folder import is_adapter_folder
-from proxyv.config import read_yaml
+from proxyv.checkpoints.adapter_folder import is_adapter_folder
+from proxyv.checkpoints.run_folder import RECIPE, find_model, read_recipe, run_of
 from proxyv.convert.folder import meta_model
 from proxyv.convert.plan import Part, Plan, Tensors
 from proxyv.convert.tower import tower_translation
@@ -29,7 +29,6 @@ from proxyv.errors import UserError
 from proxyv.model import ProxyVConfig, ProxyVProcessor
 from proxyv.report.runs import find_runs
 from proxyv.report.tables import tabulate, to_markdown
-from proxyv.train.run_folder import find_model
 
 _PATTERNS = (
     "config.json",
@@ -65,15 +64,15 @@ def export(model: str | Path, target: str | Path, *, hub_name: str | None = None
     if is_adapter_folder(folder):
         raise UserError(f"{folder}: holds an adapter, no whole model; run `proxyv merge` first")
     config = _check_complete(folder)
-    run = next((parent for parent in (folder, *folder.parents[:2]) if (parent / "recipe.yaml").is_file()), None)
-    recipe = cast("dict[str, Any]", OmegaConf.to_container(read_yaml(run / "recipe.yaml"))) if run else {}
+    run = run_of(folder)
+    recipe = read_recipe(run)
     bases = base_models(recipe)
     card = model_card(hub_name or target.name, config, recipe, bases, results_table(run), license_id)
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted({file for pattern in _PATTERNS for file in folder.glob(pattern)}):
         shutil.copyfile(file, target / file.name)
     if run:
-        shutil.copyfile(run / "recipe.yaml", target / "recipe.yaml")
+        shutil.copyfile(run / RECIPE, target / RECIPE)
     (target / "README.md").write_text(card, encoding="utf-8")
     (target / "LICENSE").write_text(license_note(bases, license_id), encoding="utf-8")
     return target

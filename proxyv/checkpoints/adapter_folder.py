@@ -23,9 +23,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from proxyv.adapters.lora import NAME, adapter_parameters, has_adapters, inject, merge_adapters, require_peft
 from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.lora import NAME, adapter_parameters, has_adapters, inject, merge_adapters, require_peft
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 
 ADAPTER = "adapter"

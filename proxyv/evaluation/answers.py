@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from proxyv.constants import IMAGE_TOKEN
 from proxyv.errors import UserError
 
 
@@ -30,6 +31,18 @@ def chat_prompt(processor: Any, text: str) -> str:
     content = [{"type": "image"}, {"type": "text", "text": text}]
     messages = [{"role": "user", "content": content}]
     return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def answer(model: Any, processor: Any, question: str, images: Sequence[Image.Image], max_new_tokens: int) -> str:
+    """The greedy answer to one question about some images, which stand in front where it has no `<image>` mark."""
+    if IMAGE_TOKEN not in question:
+        question = f"{IMAGE_TOKEN}\n" * len(images) + question
+    messages = [{"role": "user", "content": question}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    inputs = _to_model(dict(processor(text=[text], images=[list(images)]).items()), model)
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    new = output[:, inputs["input_ids"].shape[1] :]
+    return str(processor.batch_decode(new, skip_special_tokens=True)[0].strip())
 
 
 @torch.no_grad()

@@ -1,23 +1,22 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) inside the model, by PEFT's layers.
+"""A stage's `lora` → adapters inside the model.
 
-Which layers get one is told by `model.module_group`: the linear layers of the LLM, and of no other group unless
+Which layers get one follows from `model.module_group`: the linear layers of the LLM, and of no other group unless
 `targets` names that group. The output head never gets one.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from proxyv.config import LoRASpec, StageSpec, suggest
 from proxyv.errors import UserError
-from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
+from proxyv.model.lora import inject, require_peft
+from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.processes import is_main
 
-NAME = "default"  # of the one adapter; PEFT puts it into its parameters' names
 ALL_LINEAR = "all-linear"
 BASE = "base"  # folder beside an adapter, for a base model that no other folder holds
 
@@ -36,12 +35,6 @@ def check_lora(spec: StageSpec, stage: str) -> None:
     if spec.objective != "language_modeling":
         raise UserError(f"{field}: {spec.objective} trains without the LLM; remove lora")
     require_peft(field)
-
-
-def require_peft(what: str) -> None:
-    """Raise UserError where PEFT, an optional dependency, is not installed; `what` asks for it."""
-    if find_spec("peft") is None:
-        raise UserError(f"{what}: needs peft, which is not installed; pip install 'proxyv[train]'")
 
 
 def adapt(model: ProxyVForConditionalGeneration, spec: StageSpec, stage: str, start: Path | None, folder: Path) -> None:
@@ -102,66 +95,10 @@ def _targets(lora: LoRASpec) -> list[Any]:
     return list(lora.targets) if isinstance(lora.targets, list) else []
 
 
-def inject(model: ProxyVForConditionalGeneration, config: Any) -> None:
-    """Put fresh adapters (a PEFT LoraConfig's) into the model, in place, in the model's own precision."""
-    from peft import inject_adapter_in_model
-
-    dtype = model.dtype
-    inject_adapter_in_model(config, model, NAME)
-    mine = adapter_parameters(model)
-    for name, parameter in model.named_parameters():
-        if name in mine:
-            parameter.data = parameter.data.to(dtype)
-
-
 def _keep_base(model: ProxyVForConditionalGeneration, folder: Path) -> Path:
     """Save the model in `folder`/base, all at once, unless it is there; only the main process writes."""
-    from proxyv.processes import is_main
-
     base, partial = folder / BASE, folder / f".{BASE}"
     if is_main() and not base.exists():
         model.save_pretrained(partial)
         partial.rename(base)
     return base
-
-
-def has_adapters(model: nn.Module) -> bool:
-    """Whether adapters lie in the model."""
-    return hasattr(model, "peft_config")
-
-
-def adapter_parameters(model: nn.Module) -> set[str]:
-    """Names of the adapters' parameters; none without adapters."""
-    return {
-        f"{name}.{inner}"
-        for name, layer in _adapted_layers(model).items()
-        for inner, _ in layer.named_parameters()
-        if not inner.startswith("base_layer.")
-    }
-
-
-def adapted_groups(model: ProxyVForConditionalGeneration) -> set[str]:
-    """Module groups in which adapters lie; in these nothing else trains."""
-    groups = {model.module_group(name) for name in _adapted_layers(model)}
-    assert groups <= set(MODULE_GROUPS)
-    return groups
-
-
-@torch.no_grad()
-def merge_adapters(model: ProxyVForConditionalGeneration) -> None:
-    """Add the adapters to their layers' weights and take them out, in place; nothing without adapters."""
-    for name, layer in _adapted_layers(model).items():
-        layer.merge()
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    if has_adapters(model):
-        del model.peft_config
-
-
-def _adapted_layers(model: nn.Module) -> dict[str, Any]:
-    """The layers that PEFT has put in place, by name."""
-    if not has_adapters(model):
-        return {}
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
