@@ -59,7 +59,7 @@ def _overrides(rest: Sequence[str]) -> list[str]:
 
 def run_quickstart(args: argparse.Namespace) -> None:
     """The whole mission in small, on this machine: train, evaluate, measure, report."""
-    from proxyv.quickstart import quickstart
+    from proxyv.experiments.quickstart import quickstart
 
     quickstart(Path(args.output), smoke=args.smoke, seed=args.seed, overrides=args.overrides)
 
@@ -99,8 +99,9 @@ def run_eval(args: argparse.Namespace) -> None:
 
 def run_sweep(args: argparse.Namespace) -> None:
     """Count, train and evaluate many recipes over several seeds, into one table; what is finished is kept."""
+    from proxyv.experiments.sweep import sweep
+    from proxyv.experiments.sweep_results import failures, sweep_table
     from proxyv.processes import is_main
-    from proxyv.sweep import failures, sweep, sweep_table
 
     with redirect_stdout(sys.stderr):  # what steps print is progress here; the result alone goes to stdout
         results = sweep(

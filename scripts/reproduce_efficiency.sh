@@ -7,5 +7,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 proxyv_environment ''
 cd "$PROXYV_ROOT"
-python -m proxyv.profiling.efficiency --output eval/results --into eval/README.md#efficiency
-python -m proxyv.profiling.comparison --output eval/results/methods.json --into eval/README.md#methods
+python -m proxyv.experiments.paper_flops --output eval/results --into eval/README.md#efficiency
+python -m proxyv.experiments.method_costs --output eval/results/methods.json --into eval/README.md#methods

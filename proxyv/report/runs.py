@@ -67,7 +67,7 @@ def find_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 
 def read_sweep(results: Mapping[str, Any]) -> list[Run]:
-    """A run for each recipe and seed in the content of a sweep's result file; see proxyv/sweep/results.py."""
+    """A run for each recipe and seed in the content of a sweep's result file, see experiments/sweep_results.py."""
     runs = []
     for name, recipe in results["recipes"].items():
         whole = Run(Path(name), name)  # stands alone where the recipe was only counted

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from proxyv.quickstart import SMOKE
+from proxyv.experiments.quickstart import SMOKE
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 
 from proxyv.errors import UserError
-from proxyv.profiling import comparison, efficiency
-from proxyv.profiling.efficiency import ALL, FEW, LAST, explain, recipe_file, reproduce, reproduce_row, write_efficiency
+from proxyv.experiments import method_costs, paper_flops
+from proxyv.experiments.paper_flops import (
+    ALL,
+    FEW,
+    LAST,
+    explain,
+    recipe_file,
+    reproduce,
+    reproduce_row,
+    write_efficiency,
+)
 from proxyv.report.published import published, published_figure, recipe_name
 
 REPO = Path(__file__).resolve().parents[2]
@@ -144,11 +153,11 @@ def test_every_published_row_has_a_recipe() -> None:
 
 
 def test_comparison_of_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    some = {name: comparison.method_configs()[name] for name in ("full", "proxyv", "pyramiddrop")}
-    monkeypatch.setattr(comparison, "method_configs", lambda: some)
+    some = {name: method_costs.method_configs()[name] for name in ("full", "proxyv", "pyramiddrop")}
+    monkeypatch.setattr(method_costs, "method_configs", lambda: some)
     document = tmp_path / "doc.md"
     document.write_text("<!-- table: methods (renewed by hand) -->\n<!-- end of table -->\n")
-    comparison.main(["--output", str(tmp_path / "methods.json"), "--into", f"{document}#methods"])
+    method_costs.main(["--output", str(tmp_path / "methods.json"), "--into", f"{document}#methods"])
     result = json.loads((tmp_path / "methods.json").read_text())
     assert list(result["methods"]) == ["full", "proxyv", "pyramiddrop"]
     assert (result["llm"], result["crops"], result["text_tokens"], result["dtype"]) == ("vicuna-7b", 5, 50, "bfloat16")
@@ -166,19 +175,19 @@ def test_comparison_of_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_committed_methods_exist() -> None:
-    assert set(committed("methods.json")["methods"]) <= set(comparison.method_configs())
-    assert next(iter(comparison.method_configs())) == "full"
+    assert set(committed("methods.json")["methods"]) <= set(method_costs.method_configs())
+    assert next(iter(method_costs.method_configs())) == "full"
 
 
 def test_approximate_methods_are_marked() -> None:
-    figures = {key: 0 for key in comparison.FIGURES} | {"needs": {}, "approximate": True}
+    figures = {key: 0 for key in method_costs.FIGURES} | {"needs": {}, "approximate": True}
     sample = {"llm": "x", "crops": 5, "text_tokens": 50, "dtype": "bfloat16"}
-    text = comparison.to_markdown({**sample, "methods": {"guess": figures}})
+    text = method_costs.to_markdown({**sample, "methods": {"guess": figures}})
     assert "| guess (approximate) | – |" in text and "no code is public" in text
 
 
 def test_modules_print_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for module in (efficiency, comparison):
+    for module in (paper_flops, method_costs):
         with pytest.raises(SystemExit) as caught:
             module.main(["--help"])
         assert caught.value.code == 0

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from proxyv.profiling import comparison, efficiency
+from proxyv.experiments import method_costs, paper_flops
 from proxyv.profiling.bench import bench_tables, read_result
 from proxyv.report.make import write_into
 from proxyv.report.markdown import replace_table
@@ -41,7 +41,7 @@ def test_timed_tables(repo, unchanged):
 
 
 @pytest.mark.parametrize(
-    ("name", "to_markdown"), [("efficiency", efficiency.to_markdown), ("methods", comparison.to_markdown)]
+    ("name", "to_markdown"), [("efficiency", paper_flops.to_markdown), ("methods", method_costs.to_markdown)]
 )
 def test_counted_tables(repo, unchanged, name, to_markdown):
     result = json.loads((repo / "eval" / "results" / f"{name}.json").read_text())

@@ -8,9 +8,11 @@ import pytest
 
 from proxyv.config import load_recipe, save_recipe
 from proxyv.errors import UserError
+from proxyv.experiments import sweep_results
+from proxyv.experiments.shared_stages import own_recipe, shared_recipe
+from proxyv.experiments.sweep import sweep
+from proxyv.experiments.sweep_results import failures, sweep_table
 from proxyv.report.make import write_into
-from proxyv.sweep import failures, results, sweep, sweep_table
-from proxyv.sweep.shared import own_recipe, shared_recipe
 from proxyv.train.trainer import StageTrainer
 from tests.small_runs import PROXYV, page_recipe, stage
 
@@ -129,7 +131,7 @@ def test_a_failing_recipe_leaves_the_others_alone(tmp_path, capsys, monkeypatch)
     def burst(*args, **kwargs):
         raise RuntimeError("out of memory\nand so on")
 
-    monkeypatch.setattr("proxyv.sweep.run.profile_recipe", burst)
+    monkeypatch.setattr("proxyv.experiments.sweep.profile_recipe", burst)
     (tmp_path / "sweep" / "b" / "profile.json").unlink()
     found = sweep(paths[1:], tmp_path / "sweep", do=["profile"])
     assert failures(found) == "1 of 2 recipes failed: b (profile): RuntimeError: out of memory and so on"
@@ -253,7 +255,7 @@ def swept(tmp_path):
     finished_files(tmp_path / "full", 0, 80.0, 0.5)
     finished_files(tmp_path / "full", 10, 83.0, 0.7)
     finished_files(tmp_path / "light", 0, 81.0, 0.6)
-    results.write_results(tmp_path, results.collect(tmp_path, {"light": {"seed 1": "why"}}), tables=True)
+    sweep_results.write_results(tmp_path, sweep_results.collect(tmp_path, {"light": {"seed 1": "why"}}), tables=True)
     return tmp_path
 
 
@@ -298,8 +300,8 @@ def test_report_puts_the_table_into_a_document(swept, tmp_path_factory):
 
 def test_plot_shows_scores_against_flops_in_percent_of_full(swept, monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(results, "plot_scores", lambda panels, path: drawn.append((panels, path)))
-    results.plot_sweep(read(swept / "sweep.json"), tmp_path / "plot.png")
+    monkeypatch.setattr(sweep_results, "plot_scores", lambda panels, path: drawn.append((panels, path)))
+    sweep_results.plot_sweep(read(swept / "sweep.json"), tmp_path / "plot.png")
     ((panel,), path) = drawn[0]
     assert path == tmp_path / "plot.png" and "% of full" in panel.cost_axis and panel.score_axis == "mean"
     points = {point.label: point for point in panel.points}

@@ -18,6 +18,8 @@
 
 from __future__ import annotations
 
+import random
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +28,6 @@ from proxyv.errors import UserError
 from proxyv.files import read_json
 from proxyv.profiling.bench.cells import Cell, Setting
 from proxyv.profiling.bench.models import Candidate
-from proxyv.profiling.bench.spread import median_and_iqr, paired_ratio
 from proxyv.profiling.bench.timing import TIMES
 from proxyv.profiling.prefill import run_prefill, shapes
 from proxyv.profiling.sample import method_crops
@@ -155,3 +156,21 @@ def _figures(cell: Cell, flops: int, text_tokens: int, rate: float | None) -> di
 def _rounds(cell: Mapping[str, Any], figure: str) -> list[float]:
     values: list[float] = cell["split_rounds" if figure in cell["split_rounds"] else "rounds"][figure]
     return values
+
+
+# ── from the times of rounds to figures ──────────────────────────────────────────────────────────────────────────────
+
+
+def median_and_iqr(values: Sequence[float]) -> dict[str, float]:
+    """The median and the width between the quartiles, of two values or more."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "iqr": high - low}
+
+
+def paired_ratio(values: Sequence[float], baseline: Sequence[float], resamples: int = 2000) -> dict[str, float]:
+    """Median of the round-by-round ratios, with the 95 % bootstrap interval of that median."""
+    ratios = [value / base for value, base in zip(values, baseline, strict=True)]
+    draw = random.Random(0)
+    medians = [statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(resamples)]
+    cuts = statistics.quantiles(medians, n=40, method="inclusive")
+    return {"median": statistics.median(ratios), "low": cuts[0], "high": cuts[-1]}

@@ -23,11 +23,10 @@ from proxyv.errors import UserError
 from proxyv.model.attention import masked_back_end, require_back_end
 from proxyv.model.dtypes import DTYPES, find_dtype
 from proxyv.profiling.bench.cells import Setting, make_cells, time_cells
+from proxyv.profiling.bench.contestants import with_baseline
 from proxyv.profiling.bench.device import MatrixRate, describe_device
-from proxyv.profiling.bench.line_up import with_baseline
 from proxyv.profiling.bench.models import FOLDING, build_candidates
-from proxyv.profiling.bench.result import summarise
-from proxyv.profiling.bench.spread import median_and_iqr
+from proxyv.profiling.bench.result import median_and_iqr, summarise
 from proxyv.profiling.bench.timing import TIMES
 from proxyv.profiling.sample import check_sample
 

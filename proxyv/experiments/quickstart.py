@@ -14,11 +14,11 @@ from pathlib import Path
 from proxyv.config import Recipe, load_recipe
 from proxyv.environment import default_device
 from proxyv.errors import UserError
+from proxyv.experiments.shared_stages import own_recipe, shared_recipe
+from proxyv.experiments.sweep import evaluate_run
 from proxyv.files import CHECKOUT, write_json
 from proxyv.profiling import bench_recipe, profile_recipe
 from proxyv.report.make import make_report
-from proxyv.sweep.run import evaluate_run
-from proxyv.sweep.shared import own_recipe, shared_recipe
 from proxyv.train import train
 
 RECIPES = CHECKOUT / "configs" / "recipes"

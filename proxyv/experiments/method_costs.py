@@ -1,6 +1,6 @@
 """Every file of configs/method, which hold published defaults, on one LLM: what it needs, what a prefill then costs.
 
-    python -m proxyv.profiling.comparison --output eval/results/methods.json --into eval/README.md#methods
+    python -m proxyv.experiments.method_costs --output eval/results/methods.json --into eval/README.md#methods
 
 Every figure comes from `profile_recipe`.
 """
@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from proxyv.config import load_recipe
 from proxyv.environment import environment
+from proxyv.experiments.paper_flops import CONFIGS, recipe_file
 from proxyv.files import write_json
-from proxyv.profiling.efficiency import CONFIGS, recipe_file
 from proxyv.profiling.flops import profile_recipe
 from proxyv.report.markdown import ABSENT, replace_table, table_lines, with_notes
 
@@ -92,7 +92,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Count, write the file, renew the table in a document."""
-    parser = argparse.ArgumentParser(prog="python -m proxyv.profiling.comparison", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m proxyv.experiments.method_costs", description=__doc__)
     parser.add_argument("--llm", default=LLM, help="an LLM of configs/recipes/<llm>-full.yaml")
     parser.add_argument("--output", default="eval/results/methods.json", help="JSON file to write")
     parser.add_argument("--into", metavar="FILE#NAME", help="also renew the table of that name in a document")

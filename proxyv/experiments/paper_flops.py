@@ -1,6 +1,6 @@
 """The paper's reductions of decoder FLOPs beside our own counts, for every published row that has one:
 
-    python -m proxyv.profiling.efficiency --output eval/results --into eval/README.md#efficiency
+    python -m proxyv.experiments.paper_flops --output eval/results --into eval/README.md#efficiency
 
 Each figure comes from a prefill by the model's own forward (prefill.py). Where ours is more than a point off, the row
 says why, by name, with a count in which that very thing is as the authors have it.
@@ -259,7 +259,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Count, write the files, renew the table in a document."""
-    parser = argparse.ArgumentParser(prog="python -m proxyv.profiling.efficiency", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m proxyv.experiments.paper_flops", description=__doc__)
     parser.add_argument("--output", default="eval/results", help="folder for efficiency.json, .csv, .md and .png")
     parser.add_argument("--into", metavar="FILE#NAME", help="also renew the table of that name in a document")
     args = parser.parse_args(arguments)

@@ -28,12 +28,12 @@ from proxyv.checkpoints.run_folder import RECIPE, recipe_change
 from proxyv.config import Recipe, load_recipe, save_recipe, suggest
 from proxyv.errors import UserError
 from proxyv.evaluation import evaluate_suite
+from proxyv.experiments.shared_stages import own_recipe, shared_recipe
+from proxyv.experiments.sweep_results import SHARED, collect, seed_folder, write_results
 from proxyv.files import write_json
 from proxyv.methods import make_method
 from proxyv.model.build import switch_method
 from proxyv.profiling import profile_recipe
-from proxyv.sweep.results import SHARED, collect, seed_folder, write_results
-from proxyv.sweep.shared import own_recipe, shared_recipe
 from proxyv.train import train
 
 STEPS = ("profile", "train", "eval")
