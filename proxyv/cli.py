@@ -1,6 +1,6 @@
 """The command line: `proxyv <command>`, one thin function a command.
 
-Exit codes: 0 on success, 2 on wrong input with one line on what to mend. Fields of a recipe are overridden by their
+Exit codes: 0 on success, 2 on wrong input with one line on what to fix. Fields of a recipe are overridden by their
 name: `proxyv train RECIPE --method.start_layer 16`.
 """
 
@@ -58,7 +58,7 @@ def _overrides(rest: Sequence[str]) -> list[str]:
 
 
 def run_quickstart(args: argparse.Namespace) -> None:
-    """The whole mission in small, on this machine: train, evaluate, measure, report."""
+    """The whole pipeline at tiny size, on this machine: train, evaluate, measure, report."""
     from proxyv.experiments.quickstart import quickstart
 
     quickstart(Path(args.output), smoke=args.smoke, seed=args.seed, overrides=args.overrides)
@@ -178,7 +178,7 @@ def run_bench(args: argparse.Namespace) -> None:
 
 
 def run_generate(args: argparse.Namespace) -> None:
-    """Answer one question about one or more pictures."""
+    """Answer one question about one or more images."""
     from proxyv.checkpoints.load import load_for_evaluation
     from proxyv.data.images import BadImageError, open_image
     from proxyv.evaluation.answers import answer
@@ -193,7 +193,7 @@ def run_generate(args: argparse.Namespace) -> None:
 
 
 def run_check_data(args: argparse.Namespace) -> None:
-    """Walk through a recipe's data before training: files, pictures, marks, lengths, supervised tokens."""
+    """Walk through a recipe's data before training: files, images, marks, lengths, supervised tokens."""
     from proxyv.data import check_data
 
     report = check_data(_recipe(args))
@@ -210,7 +210,7 @@ def run_show_sample(args: argparse.Namespace) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> None:
-    """Turn a checkpoint of the authors' code, of LLaVA or of InternLM2 into a folder of ours, file by file."""
+    """Turn a checkpoint of the authors' code, of LLaVA or of InternLM2 into a proxyv folder, file by file."""
     from proxyv.convert import convert
 
     converted = convert(args.source, args.target, tower=args.tower, onto=args.onto, chat_template=args.chat_template)

@@ -75,14 +75,14 @@ def _add_evaluation(add: Add) -> None:
 
     sub = add("generate", 'runs/tiny-full --image page.png --prompt "value of C"', figures=True)
     _add_model(sub)
-    sub.add_argument("--image", action="append", default=[], help="picture file; may be given several times")
-    sub.add_argument("--prompt", required=True, help="the question; <image> marks where the pictures stand")
+    sub.add_argument("--image", action="append", default=[], help="image file; may be given several times")
+    sub.add_argument("--prompt", required=True, help="the question; <image> marks where the images stand")
     sub.add_argument("--max_new_tokens", type=int, default=128)
 
     sub = add("report", "runs/tiny-full runs/tiny-proxyv-l2 --output report")
     sub.add_argument("paths", nargs="+", help="run folders or result files")
     sub.add_argument("--output", default="report", help="folder for tables and plots")
-    sub.add_argument("--into", metavar="FILE#NAME", help="instead: renew the table of that name in a document")
+    sub.add_argument("--into", metavar="FILE#NAME", help="instead: update the table of that name in a document")
 
 
 def _add_measuring(add: Add) -> None:
@@ -99,7 +99,7 @@ def _add_measuring(add: Add) -> None:
         "by name or as {name: …, field: …}. Or results of earlier runs (.json), to print their tables",
     )
     sub.add_argument("--compare", help="what ratios are to: a method, a recipe file, or none (default: full)")
-    sub.add_argument("--crops", type=int, nargs="+", help="of the one picture (default: the most the recipe allows)")
+    sub.add_argument("--crops", type=int, nargs="+", help="of the one image (default: the most the recipe allows)")
     sub.add_argument("--batch_size", type=int, nargs="+", default=[1])
     sub.add_argument("--attention", nargs="+", help="eager, sdpa, flex_attention, … (default: the first recipe's)")
     sub.add_argument("--text_tokens", type=int, default=50)
@@ -113,7 +113,7 @@ def _add_measuring(add: Add) -> None:
     sub.add_argument("--device", help="cpu, cuda, … (default: cuda where there is one)")
     sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     sub.add_argument("--output", help="JSON file for the result; its tables go into a .md beside it")
-    sub.add_argument("--into", metavar="FILE#NAME", help="also renew the table of that name in a document")
+    sub.add_argument("--into", metavar="FILE#NAME", help="also update the table of that name in a document")
 
 
 def _add_checkpoints(add: Add) -> None:
@@ -122,7 +122,7 @@ def _add_checkpoints(add: Add) -> None:
     sub.add_argument("target", help="folder to write; InternLM2 becomes a Llama folder for llm.pretrained")
     sub.add_argument("--tower", help="folder or hub id of the vision tower (default: what the checkpoint names)")
     sub.add_argument("--onto", metavar="RECIPE", help="for a stage-1 file: the recipe that names LLM, tower and method")
-    sub.add_argument("--chat_template", help="a chat template of ours (default: the one the family was trained with)")
+    sub.add_argument("--chat_template", help="a shipped chat template (default: the one the family was trained with)")
 
     sub = add("merge", "runs/vicuna-7b-lora/finetune models/vicuna-7b-lora", figures=True)
     sub.add_argument("source", help="adapter folder, or a run whose last stage trained adapters")
@@ -144,7 +144,7 @@ def _add_recipe(sub: argparse.ArgumentParser) -> None:
 
 def _add_shape(sub: argparse.ArgumentParser, compare: str | None = None) -> None:
     sub.add_argument("--compare", default=compare, help="'full', or another recipe, to compare with")
-    sub.add_argument("--crops", type=int, help="crops of the one picture (default: the most the recipe allows)")
+    sub.add_argument("--crops", type=int, help="crops of the one image (default: the most the recipe allows)")
     sub.add_argument("--text_tokens", type=int, default=50)
     sub.add_argument("--output", help="JSON file to write the figures to")
 

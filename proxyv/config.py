@@ -33,7 +33,7 @@ class LLMSpec:
 
 @dataclass
 class VisionSpec:
-    """The vision tower and how pictures become its crops."""
+    """The vision tower and how images become its crops."""
 
     pretrained: str | None = None
     config: dict[str, Any] = field(default_factory=dict)  # Hugging Face vision config with `model_type`
@@ -68,7 +68,7 @@ class DataSpec:
     path: str = ""
     images: str | None = None  # image folder
     limit: int | None = None  # use only the first `limit` samples
-    on_bad_image: str = "fail"  # "fail", "skip" or "substitute" (a blank picture)
+    on_bad_image: str = "fail"  # "fail", "skip" or "substitute" (a blank image)
 
 
 @dataclass
@@ -211,7 +211,7 @@ def _read_with_parts(path: Path, parents: tuple[Path, ...]) -> DictConfig:
         try:
             merged = _merge(merged, _read_with_parts(path.parent / part, (*parents, path.resolve())))
         except FileNotFoundError as error:
-            raise UserError(f"{path}: part '{part}' does not exist; mend the path under 'parts'") from error
+            raise UserError(f"{path}: part '{part}' does not exist; fix the path under 'parts'") from error
     return _merge(merged, own)
 
 

@@ -14,7 +14,7 @@ from proxyv.environment import environment, package_version
 
 @dataclass
 class Diagnosis:
-    """The environment record, faults that must be mended, and hints."""
+    """The environment record, faults that must be fixed, and hints."""
 
     environment: dict[str, Any]
     faults: list[str] = field(default_factory=list)

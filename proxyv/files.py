@@ -33,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; run the evaluation first or mend the path") from error
+        raise UserError(f"{path}: no such file; run the evaluation first or fix the path") from error
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); delete the file and make it again") from error
     if not isinstance(value, dict):
@@ -63,7 +63,7 @@ def read_records(path: Path) -> list[Record]:
     Raises UserError where the file is missing or a line before the last is damaged.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; run the evaluation first or mend the path")
+        raise UserError(f"{path}: no such file; run the evaluation first or fix the path")
     lines = path.read_bytes().split(b"\n")
     records = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is torn

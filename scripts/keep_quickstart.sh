@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Keep a finished quickstart's results in the repository, and renew the README's table and plot from them.
+# Keep a finished quickstart's results in the repository, and update the README's table and plot from them.
 # Usage: scripts/keep_quickstart.sh [RUNS]    (default: runs/quickstart)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

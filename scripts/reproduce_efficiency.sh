@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Count the FLOPs reductions that the paper publishes anew, into eval/results/efficiency.{csv,md,json,png}, and the cost
-# of every method at its defaults, into eval/results/methods.json; renew the tables of eval/README.md from both. A few minutes
+# of every method at its defaults, into eval/results/methods.json; update the tables of eval/README.md from both. A few minutes
 # on one core, no weights needed.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -8,7 +8,7 @@ GRID = 4  # the tiny tower's patches per side
 
 
 def profiled_recipe(**method: Any) -> Recipe:
-    """Four layers of width 64, crops of 4 × 4 patches, at most 3 crops a picture."""
+    """Four layers of width 64, crops of 4 × 4 patches, at most 3 crops an image."""
     llm = {
         "model_type": "llama",
         "vocab_size": 97,

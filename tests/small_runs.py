@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from proxyv.config import DataSpec, PagesSpec, StageSpec
-from tests.tiny import METHODS, picture, tiny_recipe
+from tests.tiny import METHODS, random_image, tiny_recipe
 
 ALL_GROUPS = ["tower", "projector", "newline", "method", "llm"]
 PROXYV = METHODS[1]
@@ -40,7 +40,7 @@ def page_recipe(folder, method=PROXYV, **stages):
 
 
 def record_recipe(folder, records, spec=None, **stage_fields):
-    """A recipe with one data set "records" of LLaVA records, whose pictures lie in `folder`/images."""
+    """A recipe with one data set "records" of LLaVA records, whose images lie in `folder`/images."""
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "records.json").write_text(json.dumps(records))
@@ -56,11 +56,11 @@ def record(identity, question, answer="A", image=None):
     return {"id": identity, **({} if image is None else {"image": image}), "conversations": turns}
 
 
-def save_picture(folder, name, width=60, height=40, seed=0, **options):
-    """A random picture in `folder`/images; returns its name."""
+def save_image(folder, name, width=60, height=40, seed=0, **options):
+    """A random image in `folder`/images; returns its name."""
     path = Path(folder) / "images" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(width, height, seed).save(path, **options)
+    random_image(width, height, seed).save(path, **options)
     return name
 
 

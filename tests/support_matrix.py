@@ -37,7 +37,7 @@ def to_table(title, rows):
     return "\n".join(lines) + "\n"
 
 
-def renew(document, cases):
+def update(document, cases):
     """Put both tables into a document."""
     replace_table(document, "support", to_table("family, variant", cases["family"]))
     replace_table(document, "method-support", to_table("method", cases["method"]))
@@ -47,5 +47,5 @@ if __name__ == "__main__":
     outcomes = Outcomes()
     code = pytest.main([str(REPO / "tests" / "contract" / "test_support.py"), "-q"], plugins=[outcomes])
     RESULT.write_text(json.dumps({"cases": outcomes.cases, "environment": environment()}, indent=1) + "\n")
-    renew(REPO / "eval" / "README.md", outcomes.cases)
+    update(REPO / "eval" / "README.md", outcomes.cases)
     sys.exit(code)

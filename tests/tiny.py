@@ -17,7 +17,7 @@ METHODS = (
 
 
 # What only some families have: heads that do not add up to the width, a partial rotary embedding, a window that is
-# shorter than a picture's rows and must not matter.
+# shorter than an image's rows and must not matter.
 SPECIAL = {
     "qwen3": {"head_dim": 16},
     "mistral": {"head_dim": 16, "sliding_window": 8},
@@ -69,7 +69,7 @@ def tiny_model(family="llama", method=None, seed=0):
     return build_model(recipe, image_token_id=processor.image_token_id).eval(), processor
 
 
-def picture(width=60, height=40, seed=0):
-    """A random RGB picture."""
+def random_image(width=60, height=40, seed=0):
+    """A random RGB image."""
     noise = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed))
     return Image.fromarray(noise.to(torch.uint8).numpy())

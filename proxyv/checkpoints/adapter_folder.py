@@ -138,7 +138,7 @@ def find_base(reference: str, folder: Path) -> Path:
             return path
     raise UserError(
         f"{folder / ADAPTER / ADAPTER_CONFIG}: base_model_name_or_path: '{reference}' is no model folder; "
-        "put the base model back, or mend the path"
+        "put the base model back, or fix the path"
     )
 
 

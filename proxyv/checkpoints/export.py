@@ -82,7 +82,7 @@ def _check_complete(folder: Path) -> ProxyVConfig:
     """The model's configuration, after a look at its processor and its weights' names and shapes."""
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if model_type != ProxyVConfig.model_type:
-        raise UserError(f"{folder}: model_type '{model_type}' is no model of ours; convert it first")
+        raise UserError(f"{folder}: model_type '{model_type}' is not proxyv's; convert it first")
     try:
         ProxyVProcessor.from_pretrained(folder)
     except OSError as error:
@@ -203,14 +203,14 @@ from proxyv import ProxyVForConditionalGeneration, ProxyVProcessor
 
 model = ProxyVForConditionalGeneration.from_pretrained("{name}").eval()
 processor = ProxyVProcessor.from_pretrained("{name}")
-question = [{{"role": "user", "content": "<image>\\nWhat does the picture show?"}}]
+question = [{{"role": "user", "content": "<image>\\nWhat does the image show?"}}]
 text = processor.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
-inputs = processor(text=text, images=Image.open("picture.png"))
+inputs = processor(text=text, images=Image.open("image.png"))
 output = model.generate(**inputs, do_sample=False, max_new_tokens=64)
 print(processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
 ```
 
-or `proxyv generate FOLDER --image picture.png --prompt "What does the picture show?"`.
+or `proxyv generate FOLDER --image image.png --prompt "What does the image show?"`.
 
 ## What does not work
 

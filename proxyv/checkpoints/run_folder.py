@@ -112,9 +112,7 @@ def find_model(path: str | Path) -> Path:
     if (path / "config.json").is_file():
         return path
     if not (path / RECIPE).is_file():
-        raise UserError(
-            f"{path}: neither a model folder (no config.json) nor a run folder (no {RECIPE}); mend the path"
-        )
+        raise UserError(f"{path}: neither a model folder (no config.json) nor a run folder (no {RECIPE}); fix the path")
     last = path / stage_names(load_recipe(path / RECIPE))[-1]
     if not is_finished(last):
         raise UserError(f"{path}: stage '{last.name}' is not finished; go on with --resume or name a model folder")

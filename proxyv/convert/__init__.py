@@ -39,14 +39,14 @@ def convert(
     onto: str | Path | None = None,
     chat_template: str | None = None,
 ) -> Converted:
-    """Turn a checkpoint of another project into a folder of ours; what it is, its config.json says, not its name.
+    """Turn a checkpoint of another project into a proxyv folder; what it is, its config.json says, not its name.
 
     Args:
         source: folder or hub id, or a stage-1 file `mm_projector.bin`.
         target: folder to write; must be empty or absent.
         tower: folder or hub id of the vision tower; default: what the checkpoint names.
         onto: a stage-1 file's recipe, which names LLM, tower and method.
-        chat_template: name of a chat template of ours; default: the one the family was trained with.
+        chat_template: name of a shipped chat template; default: the one the family was trained with.
 
     Raises UserError for a wrong model type, and for weights that are missing, unused or misshapen (listing them);
     nothing is written then.

@@ -68,7 +68,7 @@ def rename_key(key: str, start_layer: int, tower_prefix: str = "") -> str:
 def load_authors(
     source: str | Path, tower: str | None = None, dtype: torch.dtype = torch.float32
 ) -> ProxyVForConditionalGeneration:
-    """Load a checkpoint folder of theirs into memory (to convert one on disk, see `convert`).
+    """Load one of their checkpoint folders into memory (to convert one on disk, see `convert`).
 
     Args:
         source: folder with config.json and weights.
@@ -90,7 +90,7 @@ def load_authors(
 def convert_authors(
     source: Path, target: Path, theirs: Mapping[str, Any], tower: str | None, template: str | None
 ) -> list[str]:
-    """Write a checkpoint of theirs as a complete model folder of ours. Returns notes for the user.
+    """Write one of their checkpoints as a complete proxyv model folder. Returns notes for the user.
 
     Raises UserError as `load_authors` does, and where the folder has no tokenizer.
     """

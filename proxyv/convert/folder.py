@@ -1,4 +1,4 @@
-"""What stands around the weights in a model folder of ours: configuration, processor, generation settings."""
+"""What stands around the weights in a proxyv model folder: configuration, processor, generation settings."""
 
 from __future__ import annotations
 
@@ -63,12 +63,14 @@ def make_processor(
 
     Args:
         grid: allowed (columns, rows) in crops; None for a square alone.
-        template: name of a chat template of ours; None: the tokenizer's own.
+        template: name of a shipped chat template; None: the tokenizer's own.
 
     Raises UserError where neither has a template.
     """
     if template is None and tokenizer.chat_template is None:
-        raise UserError("the tokenizer has no chat template and the family none of ours; name one with --chat_template")
+        raise UserError(
+            "the tokenizer has no chat template and none is shipped for the family; name one with --chat_template"
+        )
     size = config.vision_config.image_size
     images = ProxyVImageProcessor(
         crop_size=size,

@@ -33,7 +33,7 @@ _IN_LAYER = {
     "attention_norm.weight": "input_layernorm.weight",
     "ffn_norm.weight": "post_attention_layernorm.weight",
 }
-# Fields of theirs that say how the file was saved, or name their code.
+# Their fields that say how the file was saved, or name their code.
 _NOT_LLAMA = {
     "model_type",
     "architectures",

@@ -36,7 +36,7 @@ _TOWER = re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?")
 
 
 def convert_llava_hf(source: Path, target: Path, theirs: Mapping[str, Any], template: str | None) -> list[str]:
-    """Write a `llava-hf` checkpoint as a model folder of ours. Returns notes for the user.
+    """Write a `llava-hf` checkpoint as a proxyv model folder. Returns notes for the user.
 
     Raises UserError for settings and weights that have no counterpart, and where there is no tokenizer.
     """

@@ -80,7 +80,7 @@ class DataReport:
 def check_data(recipe: Recipe, stage_names: Sequence[str] | None = None) -> DataReport:
     """Read, open and encode every sample of the stages (default: all), under each stage's settings.
 
-    Finds missing files, pictures that do not open, wrong numbers of `<image>` marks, long and unsupervised samples.
+    Finds missing files, images that do not open, wrong numbers of `<image>` marks, long and unsupervised samples.
     Raises UserError for what is wrong with the recipe itself, unknown stages and stages without data included.
     """
     names = list(recipe.stages) if stage_names is None else list(stage_names)

@@ -21,7 +21,7 @@ class Collator:
     def __call__(self, items: Sequence[Item]) -> dict[str, torch.Tensor]:
         """One batch.
 
-        Returns `input_ids`, `attention_mask`, `labels` (B, L), left-padded to the longest; for batches with pictures
+        Returns `input_ids`, `attention_mask`, `labels` (B, L), left-padded to the longest; for batches with images
         `pixel_values` (C, 3, S, S) float32 and `crops_per_image` (images,) int64, in reading order; and `counts`
         (len(COUNTS),), what was skipped on the way. Patch classification: `pixel_values`, `labels` (B, P), `counts`.
         """

@@ -31,8 +31,8 @@ class Encoded:
 
     input_ids: (L,) int64, placeholders expanded; empty for patch classification.
     labels: (L,) int64, −100 where not supervised; (P,) classes of patches for patch classification.
-    crops: (C, S, S, 3) uint8, all pictures in reading order.
-    crops_per_image: crops of each picture.
+    crops: (C, S, S, 3) uint8, all images in reading order.
+    crops_per_image: crops of each image.
     """
 
     input_ids: np.ndarray
@@ -85,7 +85,7 @@ def encode_text(
 def encode_conversation(
     processor: ProxyVProcessor, sample: Sample, images: Sequence[Image.Image], image_mode: str | None
 ) -> Encoded:
-    """A conversation and its pictures. Several pictures are "pad"ded to one crop each, as the paper trains."""
+    """A conversation and its images. Several images are "pad"ded to one crop each, as the paper trains."""
     mode = "pad" if len(images) > 1 else image_mode
     crops = [processor.image_processor.crops(image, mode) for image in images]
     counts = tuple(len(of_image) for of_image in crops)

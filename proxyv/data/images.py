@@ -1,4 +1,4 @@
-"""Opening pictures that may be missing, truncated, or something else than their name says."""
+"""Opening images that may be missing, truncated, or something else than their name says."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from PIL import Image
 
 
 class BadImageError(Exception):
-    """A picture that cannot be read; the message says which and why."""
+    """An image that cannot be read; the message says which and why."""
 
 
 def open_image(source: Path | bytes) -> Image.Image:
-    """A picture, wholly decoded, in RGB; the format is told from its content, not its name.
+    """An image, wholly decoded, in RGB; the format is told from its content, not its name.
 
     Raises BadImageError.
     """
@@ -29,5 +29,5 @@ def open_image(source: Path | bytes) -> Image.Image:
 
 
 def blank_image(size: int) -> Image.Image:
-    """A black picture of one crop, in place of a bad one."""
+    """A black image of one crop, in place of a bad one."""
     return Image.new("RGB", (size, size))

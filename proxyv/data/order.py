@@ -41,14 +41,14 @@ class TrainingOrder(Sampler[int]):
 
 
 def grouped(lengths: np.ndarray, batch: int, rng: np.random.Generator) -> np.ndarray:
-    """One epoch in which a global batch has pictures in all samples or in none, and neighbours are alike in length.
+    """One epoch in which a global batch has images in all samples or in none, and neighbours are alike in length.
 
     Both kinds are shuffled and cut into global batches, each sorted by length (longest first), and the batches of
     both kinds are shuffled together; what is left of both makes at most one mixed batch, the last; the rest waits for
     another epoch. After LLaVA's `group_by_modality_length`; there each device gets a share of equal load of the
     batch, here devices get neighbouring micro-batches, which are alike in length as well.
 
-    lengths: words of each sample, negative without picture.
+    lengths: words of each sample, negative without image.
     """
     batches, left = [], []
     for kind in (lengths > 0, lengths <= 0):

@@ -29,9 +29,9 @@ _TURNS = [{"from": datasets.Value("string"), "value": datasets.Value("string")}]
 
 @dataclass(frozen=True)
 class Sample:
-    """One record: a conversation with pictures, or a picture with the characters that stand on it.
+    """One record: a conversation with images, or an image with the characters that stand on it.
 
-    images: files, or the bytes of encoded pictures, in the order of the `<image>` marks.
+    images: files, or the bytes of encoded images, in the order of the `<image>` marks.
     messages: `{"role", "content"}`, roles "system", "user", "assistant".
     grid: one string a row of characters; only from `GlyphReader`.
     """
@@ -74,7 +74,7 @@ class Reader:
         raise NotImplementedError
 
     def lengths(self) -> list[int]:
-        """Words of each sample's turns, negative for samples without picture (for `group_by_length`)."""
+        """Words of each sample's turns, negative for samples without image (for `group_by_length`)."""
         raise NotImplementedError
 
     def where(self, identity: str) -> str:
@@ -86,7 +86,7 @@ class Reader:
         try:
             loaded = json.loads(self.file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"data.{self.name}.path: {self.file} is not valid JSON ({error}); mend the file") from error
+            raise UserError(f"data.{self.name}.path: {self.file} is not valid JSON ({error}); fix the file") from error
         if not isinstance(loaded, list) or not all(isinstance(record, dict) for record in loaded):
             raise UserError(f"data.{self.name}.path: {self.file} must hold a JSON list of records")
         return loaded[: self.spec.limit]
@@ -95,7 +95,7 @@ class Reader:
 class LlavaReader(Reader):
     """LLaVA records: `{"id", "image": path or list (optional), "conversations": [{"from", "value"}, …]}`.
 
-    From one JSON list with an image folder (as of ShareGPT4V), or from parquet files with the pictures inside (as of
+    From one JSON list with an image folder (as of ShareGPT4V), or from parquet files with the images inside (as of
     LLaVA-NeXT-Data; `path` may hold `*`). The format: github.com/haotian-liu/LLaVA, docs/Finetune_Custom_Data.md.
     A JSON file is parsed once as a whole; then only its Arrow table stays in memory.
     """
@@ -135,30 +135,29 @@ class LlavaReader(Reader):
     def sample(self, row: dict[str, Any]) -> Sample:
         turns = self._turns(row["conversations"], row["id"])
         image = row.get("image")
-        pictures: list[Path | bytes]
-        if isinstance(image, Mapping):  # parquet: the encoded picture itself
-            pictures = [image["bytes"] if image.get("bytes") else self.images / str(image.get("path"))]
+        images: list[Path | bytes]
+        if isinstance(image, Mapping):  # parquet: the encoded image itself
+            images = [image["bytes"] if image.get("bytes") else self.images / str(image.get("path"))]
         else:
-            pictures = [self.images / path for path in image or []]
+            images = [self.images / path for path in image or []]
         marks = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns)
-        if marks != len(pictures):
+        if marks != len(images):
             raise UserError(
-                f"{self.where(row['id'])} has {marks} {IMAGE_TOKEN} mark(s) but {len(pictures)} image(s); "
-                "make them equal"
+                f"{self.where(row['id'])} has {marks} {IMAGE_TOKEN} mark(s) but {len(images)} image(s); make them equal"
             )
         messages = [{"role": ROLES[turn["from"]], "content": mark_in_front(turn["value"])} for turn in turns]
         while messages and messages[0]["role"] == "assistant":  # an answer to nothing, as upstream drops it
             messages.pop(0)
-        return Sample(row["id"], self.name, tuple(pictures), tuple(messages))
+        return Sample(row["id"], self.name, tuple(images), tuple(messages))
 
     def lengths(self) -> list[int]:
         if "image" in self.table.column_names:
-            pictures = self.table.data.column("image").is_valid().to_pylist()  # without reading the pictures
+            images = self.table.data.column("image").is_valid().to_pylist()  # without reading the images
         else:
-            pictures = [False] * len(self)
+            images = [False] * len(self)
         words = (sum(len(turn["value"].split()) for turn in turns) for turns in self.table["conversations"])
         # At least 1, so that the sign is never lost.
-        return [max(1, count) if image else -max(1, count) for count, image in zip(words, pictures, strict=True)]
+        return [max(1, count) if image else -max(1, count) for count, image in zip(words, images, strict=True)]
 
 
 class GlyphReader(Reader):
@@ -207,7 +206,7 @@ def source_file(name: str, spec: DataSpec, data_root: str | Path) -> Path:
         raise UserError(f"data.{name}.path: names no file; give one, relative to data_root")
     file = Path(data_root) / spec.path
     if not any(path.is_file() for path in file.parent.glob(file.name)):
-        raise UserError(f"data.{name}.path: {file} does not exist; mend it or data_root")
+        raise UserError(f"data.{name}.path: {file} does not exist; fix it or data_root")
     return file
 
 

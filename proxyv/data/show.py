@@ -21,7 +21,7 @@ from proxyv.pages.ensure import ensure_pages
 def show_sample(recipe: Recipe, data_name: str | None = None, index: int = 0) -> str:
     """Sample `index` of one of the recipe's data sets (default: the first), as text.
 
-    Rendered prompt, crops, and tokens: supervised ones stand in ⟦ ⟧, rows of pictures are counted. Settings are
+    Rendered prompt, crops, and tokens: supervised ones stand in ⟦ ⟧, rows of images are counted. Settings are
     those of the first stage that uses the data set. Raises UserError for an unknown name or index, or a sample that
     cannot be used.
     """
@@ -54,17 +54,17 @@ def _only(recipe: Recipe, name: str) -> Recipe:
 
 def _conversation(processor: ProxyVProcessor, sample: Sample, encoded: Encoded) -> list[str]:
     text, _ = render(processor, sample.messages)
-    pictures = int((encoded.input_ids == processor.image_token_id).sum())
+    images = int((encoded.input_ids == processor.image_token_id).sum())
     return [
         "--- rendered ---",
         text,
-        f"--- {len(encoded.input_ids)} tokens, {pictures} of pictures, {encoded.supervised} supervised ---",
+        f"--- {len(encoded.input_ids)} tokens, {images} of images, {encoded.supervised} supervised ---",
         marked_tokens(processor, encoded),
     ]
 
 
 def marked_tokens(processor: ProxyVProcessor, encoded: Encoded) -> str:
-    """All tokens, split by |; runs of supervised ones in ⟦ ⟧, runs of picture rows as `<image>×n`."""
+    """All tokens, split by |; runs of supervised ones in ⟦ ⟧, runs of image rows as `<image>×n`."""
     kinds = np.where(encoded.input_ids == processor.image_token_id, 2, encoded.labels != IGNORE_INDEX)
     runs = []
     for kind, members in groupby(

@@ -1,4 +1,4 @@
-"""A stage's samples, encoded, with its policies for bad pictures, long samples and unsupervised ones."""
+"""A stage's samples, encoded, with its policies for bad images, long samples and unsupervised ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrainingData(Dataset[Item]):
     A stage that fits `CACHE_BYTES` is encoded once per process.
 
     Raises UserError for a stage without data, wrong policies, or readers that do not suit the objective; by index
-    for bad pictures and long samples where the policy is "fail", and where too little of the data is usable.
+    for bad images and long samples where the policy is "fail", and where too little of the data is usable.
     """
 
     def __init__(self, recipe: Recipe, stage: str, processor: ProxyVProcessor):
@@ -123,7 +123,7 @@ class TrainingData(Dataset[Item]):
         return encoded
 
     def _open(self, reader: Reader, sample: Sample, counts: np.ndarray) -> list[Image.Image] | None:
-        """The sample's pictures under its data set's policy; None where the sample is skipped."""
+        """The sample's images under its data set's policy; None where the sample is skipped."""
         images = []
         for source in sample.images:
             try:
@@ -131,7 +131,7 @@ class TrainingData(Dataset[Item]):
             except BadImageError as error:
                 if reader.spec.on_bad_image == "fail":
                     raise UserError(
-                        f"{reader.where(sample.id)}: {error}; mend it, or set data.{reader.name}.on_bad_image "
+                        f"{reader.where(sample.id)}: {error}; fix it, or set data.{reader.name}.on_bad_image "
                         "to skip or substitute"
                     ) from error
                 if reader.spec.on_bad_image == "skip":
@@ -147,7 +147,7 @@ class TrainingData(Dataset[Item]):
         if self.seen >= PROBATION and 2 * self.unsupervised > self.seen:
             raise UserError(
                 f"stages.{self.stage}: {self.unsupervised} of the first {self.seen} samples have no supervised token; "
-                "look at one with `proxyv show-sample` and mend llm.chat_template or the data"
+                "look at one with `proxyv show-sample` and fix llm.chat_template or the data"
             )
 
 

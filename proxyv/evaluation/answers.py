@@ -1,4 +1,4 @@
-"""Questions and pictures in, answers out: greedy generation through the Hugging Face interface alone."""
+"""Questions and images in, answers out: greedy generation through the Hugging Face interface alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Answer:
 
 
 def chat_prompt(processor: Any, text: str) -> str:
-    """One user turn, the picture before the text, in the processor's chat template, ready for the answer."""
+    """One user turn, the image before the text, in the processor's chat template, ready for the answer."""
     content = [{"type": "image"}, {"type": "text", "text": text}]
     messages = [{"role": "user", "content": content}]
     return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
@@ -49,7 +49,7 @@ def answer(model: Any, processor: Any, question: str, images: Sequence[Image.Ima
 def generate_answers(
     model: Any, processor: Any, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int
 ) -> list[Answer]:
-    """Answer a batch greedily, one picture a prompt. Outer blanks of the answers are cut.
+    """Answer a batch greedily, one image a prompt. Outer blanks of the answers are cut.
 
     Raises UserError where the processor pads on the right: the answers would continue the padding.
     """

@@ -28,7 +28,7 @@ class Sample:
 
 
 class Samples:
-    """The samples of a benchmark in file order; pictures are opened one by one, when asked for.
+    """The samples of a benchmark in file order; images are opened one by one, when asked for.
 
     Raises UserError where the file or a column is missing, naming benchmark, path and remedy.
     """
@@ -62,13 +62,13 @@ class Samples:
         return sample
 
     def image(self, index: int) -> Image.Image:
-        """The picture of sample `index` in RGB. Raises UserError for a missing or unreadable one."""
+        """The image of sample `index` in RGB. Raises UserError for a missing or unreadable one."""
         row_number, _ = self._places[index]
         value = self._images[row_number][self.benchmark.columns.image]
         try:
             return open_image(_image_source(value, self.path.parent))
         except BadImageError as error:
-            raise UserError(f"{self._where(self[index].id)}: {error}; replace it, or mend its path") from error
+            raise UserError(f"{self._where(self[index].id)}: {error}; replace it, or fix its path") from error
 
     def _where(self, name: str) -> str:
         return f"benchmark {self.benchmark.name}: {self.path}: sample '{name}'"

@@ -91,11 +91,11 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Count, write the file, renew the table in a document."""
+    """Count, write the file, update the table in a document."""
     parser = argparse.ArgumentParser(prog="python -m proxyv.experiments.method_costs", description=__doc__)
     parser.add_argument("--llm", default=LLM, help="an LLM of configs/recipes/<llm>-full.yaml")
     parser.add_argument("--output", default="eval/results/methods.json", help="JSON file to write")
-    parser.add_argument("--into", metavar="FILE#NAME", help="also renew the table of that name in a document")
+    parser.add_argument("--into", metavar="FILE#NAME", help="also update the table of that name in a document")
     args = parser.parse_args(arguments)
     result = compare_methods(args.llm)
     write_json(Path(args.output), result)

@@ -167,12 +167,12 @@ def write_efficiency(result: Mapping[str, Any], folder: str | Path) -> list[Path
     """Write efficiency.json, .csv, .md and .png of `reproduce`'s result; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    data, table, text, picture = (folder / f"efficiency.{ending}" for ending in ("json", "csv", "md", "png"))
+    data, table, text, plot = (folder / f"efficiency.{ending}" for ending in ("json", "csv", "md", "png"))
     write_json(data, dict(result))
     _write_csv(result["rows"], table)
-    text.write_text(f"{to_markdown(result)}\n![Published and own reductions]({picture.name})\n", encoding="utf-8")
-    _plot(result["rows"], picture)
-    return [data, table, text, picture]
+    text.write_text(f"{to_markdown(result)}\n![Published and own reductions]({plot.name})\n", encoding="utf-8")
+    _plot(result["rows"], plot)
+    return [data, table, text, plot]
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -258,10 +258,10 @@ def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Count, write the files, renew the table in a document."""
+    """Count, write the files, update the table in a document."""
     parser = argparse.ArgumentParser(prog="python -m proxyv.experiments.paper_flops", description=__doc__)
     parser.add_argument("--output", default="eval/results", help="folder for efficiency.json, .csv, .md and .png")
-    parser.add_argument("--into", metavar="FILE#NAME", help="also renew the table of that name in a document")
+    parser.add_argument("--into", metavar="FILE#NAME", help="also update the table of that name in a document")
     args = parser.parse_args(arguments)
     result = reproduce()
     for path in write_efficiency(result, args.output):

@@ -1,4 +1,4 @@
-"""`proxyv quickstart`: the whole mission in small, on pages that it renders itself.
+"""`proxyv quickstart`: the whole pipeline at tiny size, on pages that it renders itself.
 
 Stand-ins for the pretrained tower and LLM are trained first, then the paper's two stages. `full` and ProxyV share
 everything up to the captions and each run the instruction stage on the same data in the same order; both are

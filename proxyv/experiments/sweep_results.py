@@ -151,9 +151,9 @@ def write_results(output: Path, results: Mapping[str, Any], tables: bool) -> Non
     write_json(output / SWEEP, results)
     if tables:
         file = output / SWEEP
-        picture = file.with_suffix(".png")
+        plot = file.with_suffix(".png")
         file.with_suffix(".md").write_text(
-            f"{sweep_table(results)}\n![Score against cost]({picture.name})\n", encoding="utf-8"
+            f"{sweep_table(results)}\n![Score against cost]({plot.name})\n", encoding="utf-8"
         )
         write_csv(tabulate(read_sweep(results)), file.with_suffix(".csv"))
-        plot_sweep(results, picture)
+        plot_sweep(results, plot)

@@ -2,11 +2,11 @@
 
 Paper: "Inference Optimal VLMs Need Only One Visual Token but Larger Models", arXiv 2411.03312. Source of
 the details: the authors' public code (github.com/locuslab/llava-token-compression). The question's embedding t is the
-LLM's last hidden state at the last token of the question, read without pictures and without gradient; its projection
+LLM's last hidden state at the last token of the question, read without images and without gradient; its projection
 is added to every patch before the windows' queries are formed. That text pass is part of the prefill's cost.
-Deviations: the question is the text behind a sample's last picture up to where its first answer begins, with what the
+Deviations: the question is the text behind a sample's last image up to where its first answer begins, with what the
 template puts there; the public code cuts it out of the prompt's characters and stops before the role's name. Text
-without such rows falls back to all text before the first answer. One question serves all crops of all pictures of its
+without such rows falls back to all text before the first answer. One question serves all crops of all images of its
 sample; the public code takes single crops only. Any LLM width works, where the public code expects 4096 = 4 · 1024.
 Shifts of all keys of a window, which its softmax cancels (biases of the key projection and of the norm before it),
 are left out: they never learn.
@@ -67,7 +67,7 @@ class QueCC(Method):
 def question_rows(prompt: Prompt, is_image: torch.Tensor) -> torch.Tensor:
     """(B, L) bool: the rows of each sample's question, none of an answer.
 
-    The text behind the last picture, up to the first asking row there; where that is nothing, all text up to the
+    The text behind the last image, up to the first asking row there; where that is nothing, all text up to the
     sample's first asking row.
 
     Args:
@@ -85,12 +85,12 @@ def question_rows(prompt: Prompt, is_image: torch.Tensor) -> torch.Tensor:
 
 def question_states(model: ProxyVPreTrainedModel, prompt: Prompt) -> torch.Tensor:
     """(B, D) the LLM's last hidden state of each question's last token, without gradient; zeros for a sample without
-    pictures or without text."""
+    images or without text."""
     ids, layout = prompt.input_ids, prompt.layout
     chosen = question_rows(prompt, ids == model.config.image_token_id)
-    pictured = torch.zeros_like(chosen[:, :1])
-    pictured[sorted(set(layout.sample_of_image))] = True
-    chosen = chosen & pictured
+    with_image = torch.zeros_like(chosen[:, :1])
+    with_image[sorted(set(layout.sample_of_image))] = True
+    chosen = chosen & with_image
     counts = chosen.sum(1, keepdim=True)
     width = max(int(counts.max()), 1)
     # Padding stands on the right, where causal attention hides it from the question.

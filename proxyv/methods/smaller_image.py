@@ -2,9 +2,9 @@
 
 Paper: average pooling is the plain baseline of LLaVA-STF (arXiv 2506.07138), a limit on crops that of any-resolution
 models (arXiv 2505.15816, "max_num_image_crops").
-Deviations: pooling comes before the projector, which so sees what a tower at lower resolution might give it; pictures
-are fitted to a smaller grid of crops, where the public code cuts no picture differently for its limit. A picture for
-which no grid is small enough is the whole picture alone, in one crop.
+Deviations: pooling comes before the projector, which so sees what a tower at lower resolution might give it; images
+are fitted to a smaller grid of crops, where the public code cuts no image differently for its limit. An image for
+which no grid is small enough is the whole image alone, in one crop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SmallerImage(Method):
     needs: ClassVar[tuple[str, ...]] = ("grid",)
 
     pool: int = 2
-    max_crops: int | None = None  # the whole picture is one of them
+    max_crops: int | None = None  # the whole image is one of them
 
     def limit_grid(self, grid: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
         if self.max_crops is None:
@@ -48,7 +48,7 @@ class SmallerImage(Method):
                 f"use a divisor of {side}"
             )
         if self.max_crops is not None and self.max_crops < 1:
-            raise UserError(f"method.max_crops: {self.max_crops} leaves no picture; use 1 or more, or null")
+            raise UserError(f"method.max_crops: {self.max_crops} leaves no image; use 1 or more, or null")
 
     def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         return VisionTokens(windows(view.patches(), self.pool).mean(2))

@@ -4,7 +4,7 @@ Paper: "Learning Compact Vision Tokens for Efficient Large Multimodal Models", a
 details: the authors' public code (github.com/visresearch/LLaVA-STF). Multi-block token fusion (MBTF) maps the patches
 of eight hidden states, side by side, back to the tower's width through a two-layer MLP; spatial token fusion (STF)
 concatenates the channels of each window; a wide projector takes those to the LLM. Both are trained in both stages.
-Deviations: works on every crop by itself (the public code has single pictures only). The published hidden states are
+Deviations: works on every crop by itself (the public code has single images only). The published hidden states are
 those of a tower of 24 blocks; a tower that lacks one of them is refused, not clipped. The projector differs from the
 stock one, so a model that was trained with another method starts it anew.
 """

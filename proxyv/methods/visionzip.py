@@ -6,7 +6,7 @@ the features are: attention summed over heads ranks the patches; keys averaged o
 alike. Evenly spaced ones of those are targets, and each takes up the mean of the tokens most like it: the sum of both,
 not an average, as published.
 Deviations: a crop's tokens stand where its patches stood, then its newline (the public code sorts the dominant patches
-of all crops along the stitched picture, and leaves newlines out); lists of pictures work (the public path for them
+of all crops along the stitched image, and leaves newlines out); lists of images work (the public path for them
 uses names that it never set); attention of the CLS row alone is computed, so the tower keeps its fast back-end; equal
 scores go to the earlier patch. ProxyV's comparison (arXiv 2505.15816) uses 360 + 40 and trains the whole recipe.
 """

@@ -1,15 +1,15 @@
-"""VoCo-LLaMA: learned tokens behind a picture take up what it shows; text sees them alone, never the picture.
+"""VoCo-LLaMA: learned tokens behind an image take up what it shows; text sees them alone, never the image.
 
 Paper: "VoCo-LLaMA: Towards Vision Compression with Large Language Models", CVPR 2025, arXiv 2406.12275. Source of the
-details: the authors' public code (github.com/Yxxxb/VoCo-LLaMA). The tokens stand behind the picture and see it; what
+details: the authors' public code (github.com/Yxxxb/VoCo-LLaMA). The tokens stand behind the image and see it; what
 follows sees them in its place, in every layer, through the mask alone. Positions stay true. It is trained with the
-plain loss on answers. Behind the prefill, the picture's keys and values are dropped from the cache: decoding gets
+plain loss on answers. Behind the prefill, the image's keys and values are dropped from the cache: decoding gets
 cheap, the prefill saves nothing.
 Deviations: one token as in the paper (the public code sets two). The tokens are vectors of their own behind an image's
-last newline, one set for every image, not a word of the vocabulary between two line breaks. Pictures stay where the
-prompt has them, so text before one stays visible behind it (the public code moves the picture to the front and hides
-all before it). Rows of a picture see text, tokens of earlier pictures and their own picture, with all its crops; of
-several pictures, none sees another's rows. Batches may mix samples with and without pictures (the public code's
+last newline, one set for every image, not a word of the vocabulary between two line breaks. Images stay where the
+prompt has them, so text before one stays visible behind it (the public code moves the image to the front and hides
+all before it). Rows of an image see text, tokens of earlier images and their own image, with all its crops; of
+several images, none sees another's rows. Batches may mix samples with and without images (the public code's
 offsets slip there), and the cache is cut for real (there, the mask hides what stays).
 """
 
@@ -64,9 +64,9 @@ class VoCoLLaMA(Method):
         if back_end not in BACK_ENDS:
             raise UserError(f"attention: '{back_end}' cannot take voco_llama's dense mask; use sdpa or eager")
         device = embeddings.device
-        pictures = rows_of_pictures(layout)
-        visible = within_pictures(layout, pictures)[:, None].to(device)
-        index, valid = pack_left(layout.valid & ~carried(layout, pictures))
+        images = rows_of_images(layout)
+        visible = within_images(layout, images)[:, None].to(device)
+        index, valid = pack_left(layout.valid & ~carried(layout, images))
         rows = CachedRows(valid.to(device), layout.valid.sum(1).to(device), not bool(valid.all()), layout.prompt_length)
         return VoCoPlan(mask_for(visible, back_end, embeddings.dtype), rows, index.to(device))
 
@@ -89,7 +89,7 @@ class VoCoTokens(nn.Module):
         return self.vectors.repeat(images, 1, 1)
 
 
-def rows_of_pictures(layout: Layout) -> torch.Tensor:
+def rows_of_images(layout: Layout) -> torch.Tensor:
     """(B, L) int64: the image, counted over the batch, whose vision token, newline or learned token a row is; −1 at
     text and padding."""
     assert layout.extra_rows is not None  # `merge` put them there
@@ -101,17 +101,17 @@ def rows_of_pictures(layout: Layout) -> torch.Tensor:
     return image.view_as(layout.valid)
 
 
-def carried(layout: Layout, pictures: torch.Tensor) -> torch.Tensor:
+def carried(layout: Layout, images: torch.Tensor) -> torch.Tensor:
     """(B, L) bool: rows for which the learned tokens stand, i.e. vision tokens and newlines."""
-    return (pictures >= 0) & layout.given
+    return (images >= 0) & layout.given
 
 
-def within_pictures(layout: Layout, pictures: torch.Tensor) -> torch.Tensor:
-    """(B, L, L) bool: which row (the last dimension) each row may see; rows of a picture only each other, and its
+def within_images(layout: Layout, images: torch.Tensor) -> torch.Tensor:
+    """(B, L, L) bool: which row (the last dimension) each row may see; rows of an image only each other, and its
     learned tokens them."""
-    same = pictures[:, None, :] == pictures[:, :, None]
+    same = images[:, None, :] == images[:, :, None]
     padding = ~layout.valid[:, :, None]  # may see everything, see Layout.visible
-    return layout.visible() & (same | ~carried(layout, pictures)[:, None, :] | padding)
+    return layout.visible() & (same | ~carried(layout, images)[:, None, :] | padding)
 
 
 @dataclass

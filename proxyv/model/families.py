@@ -95,7 +95,7 @@ def family_of(text_config: PreTrainedConfig) -> Family:
 def drop_sliding_window(text_config: PreTrainedConfig) -> None:
     """Take a sliding window out of an LLM configuration, in place.
 
-    A window shorter than an image's rows (Phi-3-mini-4k: 2047 of 2885) would hide the picture's beginning from the
+    A window shorter than an image's rows (Phi-3-mini-4k: 2047 of 2885) would hide the image's beginning from the
     question behind it; the authors' code ignores it in training, so the released weights expect it gone.
     """
     if getattr(text_config, "sliding_window", None) is not None:

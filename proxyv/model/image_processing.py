@@ -1,4 +1,4 @@
-"""From a picture to its crops: any-resolution splitting or square padding, then normalisation.
+"""From an image to its crops: any-resolution splitting or square padding, then normalisation.
 
 Source: LLaVA-NeXT's any-resolution preprocessing as the published ProxyV runs it (arXiv 2505.15816).
 """
@@ -24,14 +24,14 @@ PAPER_GRID = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
 
 
 class ProxyVImageProcessor(BaseImageProcessor):
-    """Pictures → normalised square crops.
+    """Images → normalised square crops.
 
     Args:
         crop_size: S, pixels per side of a crop.
         tokens_per_crop: vision tokens that the model makes of one crop; the processor counts placeholders by it.
-        image_mode: "anyres": crop 0 is the whole picture squashed to S × S, the rest come from the grid that keeps
+        image_mode: "anyres": crop 0 is the whole image squashed to S × S, the rest come from the grid that keeps
             most of it; "pad": one crop, padded to a square with the mean colour.
-        grid: anyres: allowed (columns, rows), in crops; none: the whole picture is the only crop.
+        grid: anyres: allowed (columns, rows), in crops; none: the whole image is the only crop.
         image_mean, image_std: normalisation per channel, for values in 0…1.
     """
 
@@ -58,10 +58,10 @@ class ProxyVImageProcessor(BaseImageProcessor):
         self.image_std = list(image_std)
 
     def __call__(self, images: Sequence[Image.Image], image_mode: str | None = None, **kwargs: Any) -> BatchFeature:
-        """Crops of several pictures.
+        """Crops of several images.
 
         Args:
-            images: PIL pictures of any mode and size.
+            images: PIL images of any mode and size.
             image_mode: overrides the saved mode for this call.
 
         Returns `pixel_values` (C, 3, S, S) float32 and `crops_per_image`, a list of ints, in the order given.
@@ -76,7 +76,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
         )
 
     def crops(self, image: Image.Image, image_mode: str | None = None) -> list[np.ndarray]:
-        """One picture's crops, each (S, S, 3) uint8."""
+        """One image's crops, each (S, S, 3) uint8."""
         size, image = self.crop_size, image.convert("RGB")
         if (image_mode or self.image_mode) == "pad":
             colour = tuple(int(255 * mean) for mean in self.image_mean)
@@ -99,7 +99,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
 
 
 def best_grid(size: tuple[int, int], grids: Sequence[tuple[int, int]], crop_size: int) -> tuple[int, int]:
-    """The (columns, rows) that keeps most of a (width, height) picture; ties: least waste, then first listed."""
+    """The (columns, rows) that keeps most of a (width, height) image; ties: least waste, then first listed."""
     width, height = size
 
     def merit(grid: tuple[int, int]) -> tuple[int, int]:
@@ -121,7 +121,7 @@ def fitted_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, in
 
 
 def _centred(image: Image.Image, size: tuple[int, int], colour: tuple[int, ...]) -> Image.Image:
-    """The picture on a canvas of `size`, offsets rounded down."""
+    """The image on a canvas of `size`, offsets rounded down."""
     if image.size == size:
         return image
     canvas = Image.new("RGB", size, colour)

@@ -31,7 +31,7 @@ class Layout:
     vision_rows: torch.Tensor  # (C, P) int64 flat rows of the vision tokens; where absent, the crop's newline
     newline_rows: torch.Tensor  # (C,) int64 flat rows of the newline tokens
     image_of_crop: torch.Tensor  # (C,) int64, counted over the batch
-    crop_in_image: torch.Tensor  # (C,) int64, 0 is the whole picture
+    crop_in_image: torch.Tensor  # (C,) int64, 0 is the whole image
     crops_of_image: tuple[int, ...]  # crops of each image
     sample_of_image: tuple[int, ...]  # the sample that each image stands in
     newline_positions: str
@@ -265,9 +265,9 @@ def _check_placeholders(is_image: torch.Tensor, crops_per_image: Sequence[int], 
         if taken != found:
             raise UserError(
                 f"sample {sample}: {found} image placeholder rows, but its images take {taken}; "
-                "make text and pictures with the same processor, and do not cut the text inside an image"
+                "make text and images with the same processor, and do not cut the text inside an image"
             )
     left = sum(1 for _ in images)
     if left:
-        raise UserError(f"{left} image(s) without a placeholder; put one <image> mark in the text per picture")
+        raise UserError(f"{left} image(s) without a placeholder; put one <image> mark in the text per image")
     return tuple(samples)

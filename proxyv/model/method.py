@@ -3,7 +3,7 @@
 A method is a frozen dataclass in its own file; its fields are what a recipe may set under `method:`. Core code
 calls the hooks below, in this order, and never asks which method it is:
 
-    limit_grid   which crops a picture may have                       once, for the image processor
+    limit_grid   which crops an image may have                       once, for the image processor
     check        do the fields fit this model                         once
     install      put modules and layers in place                      once
     select       tower features → what enters the projector           every prefill with images
@@ -38,7 +38,7 @@ NEEDS = {
 
 
 class VisionTokens(NamedTuple):
-    """What stands for the pictures, on its way into the LLM."""
+    """What stands for the images, on its way into the LLM."""
 
     values: torch.Tensor  # (C, n, D) vectors of each crop
     counts: torch.Tensor | None = None  # (C,) int64: crop c has the first `counts[c]` of them; None: all
@@ -46,7 +46,7 @@ class VisionTokens(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """The prompt that the pictures stand in."""
+    """The prompt that the images stand in."""
 
     input_ids: torch.Tensor  # (B, L) int64, placeholders at vision and newline rows
     layout: Layout  # before anything is merged
@@ -54,7 +54,7 @@ class Prompt(NamedTuple):
 
 class Selection(nn.Module):
     """A module inside decoder layers that chooses among vision tokens, and does nothing else: profiles show its cost
-    beside the layers'. What a method computes before the LLM is told apart without a mark."""
+    beside the layers'. What a method computes before the LLM needs no mark."""
 
 
 class Plan:
@@ -79,11 +79,11 @@ class Method:
     approximate: ClassVar[bool] = False
     # Whether what enters the LLM is still a square grid in raster order.
     keeps_grid: ClassVar[bool] = True
-    # Whether text behind a picture reads the picture's newlines: they are no vision tokens where those are counted.
+    # Whether text behind an image reads the image's newlines: they are no vision tokens where those are counted.
     text_reads_newlines: ClassVar[bool] = True
 
     def limit_grid(self, grid: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-        """The (columns, rows) of crops that a picture may have, of those that the recipe allows."""
+        """The (columns, rows) of crops that an image may have, of those that the recipe allows."""
         return grid
 
     def tokens_per_crop(self, tokens: int) -> int:

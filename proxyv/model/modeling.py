@@ -211,7 +211,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
         return runs
 
     def vision_tokens(self, method: Method, view: TowerView, prompt: Prompt) -> VisionTokens:
-        """Tower features through a method and the projector: what enters the LLM for the pictures."""
+        """Tower features through a method and the projector: what enters the LLM for the images."""
         selected = method.select(self, view, prompt)
         return method.merge(self, selected._replace(values=self.projector(selected.values)), prompt)
 
@@ -294,7 +294,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
         vision, config = self.config.vision_config, self.config
         blank = embeddings.new_zeros(1, vision.num_channels, vision.image_size, vision.image_size)
         ids = torch.full((1, config.tokens_per_crop + 2), config.image_token_id)
-        ids[:, -1] = 0  # a prompt of one picture and one text token
+        ids[:, -1] = 0  # a prompt of one image and one text token
         view, prompt = self.view(blank), self.read_prompt(ids, None, [1])
         total = self.image_newline.sum()
         for method in methods:

@@ -1,4 +1,4 @@
-"""The processor: pictures and text → model inputs. It counts the placeholders that the model checks."""
+"""The processor: images and text → model inputs. It counts the placeholders that the model checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TEMPLATES = Path(__file__).parent / "chat_templates"
 class ProxyVProcessor(ProcessorMixin):
     """Image processor, tokenizer and chat template in one object, saved and loaded with the model.
 
-    In text, one `<image>` stands for one picture; in `input_ids` it takes crops · (P + 1) placeholder ids.
+    In text, one `<image>` stands for one image; in `input_ids` it takes crops · (P + 1) placeholder ids.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class ProxyVProcessor(ProcessorMixin):
         """Model inputs for a batch.
 
         Args:
-            images: a picture, a list of pictures, or a list of lists (pictures of each text), in reading order.
+            images: an image, a list of images, or a list of lists (images of each text), in reading order.
             text: one prompt or several; from `apply_chat_template`, so special tokens are not added again.
             padding: pad to the longest, on the left.
             return_tensors: "pt", or None for lists of ids.
             image_mode: overrides the image processor's saved mode.
 
-        Returns `input_ids`, `attention_mask` (B, L), and with pictures `pixel_values` (C, 3, S, S) and
+        Returns `input_ids`, `attention_mask` (B, L), and with images `pixel_values` (C, 3, S, S) and
         `crops_per_image` (images,).
 
-        Raises UserError where a text has more or fewer `<image>` marks than pictures.
+        Raises UserError where a text has more or fewer `<image>` marks than images.
         """
         texts = [text] if isinstance(text, str) else list(text or [])
         encoded = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
@@ -83,12 +83,12 @@ class ProxyVProcessor(ProcessorMixin):
         return BatchFeature({**padded, **vision})
 
     def expand(self, ids: Sequence[int], crops: Any) -> list[int]:
-        """Each `<image>` id → crops · (P + 1) of them; `crops` iterates over the pictures' crop counts."""
+        """Each `<image>` id → crops · (P + 1) of them; `crops` iterates over the images' crop counts."""
         rows = self.image_processor.tokens_per_crop + 1
         return [one for i in ids for one in ([i] * (next(crops) * rows) if i == self.image_token_id else [i])]
 
     def _matched_images(self, images: Any, encoded: Sequence[Sequence[int]]) -> list[Image.Image]:
-        """All pictures in one list, checked against the marks: per text where they are nested, else in all."""
+        """All images in one list, checked against the marks: per text where they are nested, else in all."""
         marks = [list(ids).count(self.image_token_id) for ids in encoded]
         if images is None:
             images = []
@@ -98,11 +98,11 @@ class ProxyVProcessor(ProcessorMixin):
         found = [len(of_text or []) for of_text in images] if nested else [len(images)]
         wanted = marks if nested else [sum(marks)]
         if len(found) != len(wanted):
-            raise UserError(f"images: {len(found)} lists of pictures for {len(wanted)} texts; give one per text")
+            raise UserError(f"images: {len(found)} lists of images for {len(wanted)} texts; give one per text")
         for index, (have, want) in enumerate(zip(found, wanted, strict=True)):
             if have != want:
                 where = f"text {index}" if nested else "the text"
-                raise UserError(f"{where} has {want} <image> mark(s) but {have} picture(s); make them equal")
+                raise UserError(f"{where} has {want} <image> mark(s) but {have} image(s); make them equal")
         return [image for of_text in images for image in (of_text or [])] if nested else list(images)
 
     @property

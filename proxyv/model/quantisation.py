@@ -1,7 +1,7 @@
 """Loading in 8 or 4 bit by bitsandbytes: the LLM's linear layers, and nothing else.
 
 The output head stays as it is, as Hugging Face has it, and so do tower, projector and the method's modules: few
-weights, through which every picture passes.
+weights, through which every image passes.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def method_classes() -> dict[str, type[Method]]:
     package = importlib.import_module(PACKAGE)
     for folder in package.FOLDERS:
         if not os.path.isdir(folder):
-            raise UserError(f"PROXYV_METHODS: '{folder}' is no folder; mend the variable")
+            raise UserError(f"PROXYV_METHODS: '{folder}' is no folder; fix the variable")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{PACKAGE}.{module.name}")
     found: dict[str, type[Method]] = {}

@@ -1,4 +1,4 @@
-"""From a page's content to its picture: every character on its cell, slightly off the centre."""
+"""From a page's content to its image: every character on its cell, slightly off the centre."""
 
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ from proxyv.pages.vocabulary import BAR, BLANK
 
 # The cell for which the lengths in a Difficulty and the two lengths below are meant.
 REFERENCE_CELL = 14
-# How far a character in an outermost cell may move outwards; further, the picture's edge would cut it.
+# How far a character in an outermost cell may move outwards; further, the image's edge would cut it.
 EDGE_SHIFT = 1.0
 # Kept free at both ends of a bar, so that it does not touch its label or its value.
 BAR_INSET = 2.0

@@ -1,4 +1,4 @@
-"""A page: its size, what stands where on it, and the finished picture."""
+"""A page: its size, what stands where on it, and the finished image."""
 
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ MIN_ROWS, MIN_COLUMNS, MIN_CELL = 4, 7, 8
 
 @dataclass(frozen=True)
 class PageSpec:
-    """Size and difficulty of a page; the picture is `columns * cell` wide and `rows * cell` high, in pixels.
+    """Size and difficulty of a page; the image is `columns * cell` wide and `rows * cell` high, in pixels.
 
     Raises `UserError` for a grid that cannot hold every page kind, or a cell too small to read.
     """

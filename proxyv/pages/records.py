@@ -13,20 +13,20 @@ IMAGE_PREFIX = f"{IMAGE_TOKEN}\n"
 
 
 def image_record(name: str, image: str, page: Page, turns: list[Turn]) -> Record:
-    """A conversation about the picture at `image`, a path relative to the image folder."""
+    """A conversation about the image at `image`, a path relative to the image folder."""
     conversations = _conversations(turns, first_prefix=IMAGE_PREFIX)
     return {"id": name, "image": image, "data_source": page.kind, "conversations": conversations}
 
 
 def caption_record(name: str, image: str, page: Page) -> Record:
-    """The transcript as the picture's caption."""
+    """The transcript as the image's caption."""
     return image_record(name, image, page, [(TRANSCRIBE, page.transcript)])
 
 
 def text_record(name: str, page: Page, turns: list[Turn], *, gaps: bool) -> Record:
-    """The same look-ups without a picture; the page's text stands before the first question.
+    """The same look-ups without an image; the page's text stands before the first question.
 
-    gaps: the whole grid, blanks included, so that characters and gaps come in the order of the picture's patches;
+    gaps: the whole grid, blanks included, so that characters and gaps come in the order of the image's patches;
     without, the transcript, from which looking up and copying are learned much sooner.
     """
     text = "\n".join(page.grid) if gaps else page.transcript

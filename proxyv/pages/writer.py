@@ -3,7 +3,7 @@
 images/train/*.png     the training pages
 captions.json          LLaVA records, transcript as caption
 instruct.json          LLaVA records, several question-answer turns
-text.json              LLaVA records without picture: the grid as text, then several turns
+text.json              LLaVA records without image: the grid as text, then several turns
 glyphs.json            the character of every cell
 benchmarks/*.parquet   test pages in the real benchmarks' columns
 meta.json              arguments, counts, alphabet, words
@@ -151,7 +151,7 @@ def _put_in_place(partial: Path, root: Path, meta: Meta) -> Meta:
 
 
 def _write_training(root: Path, spec: PageSpec, arguments: Meta) -> dict[str, int]:
-    """Pictures and records, the kinds in turn, so that any first part of a file holds all kinds alike."""
+    """Images and records, the kinds in turn, so that any first part of a file holds all kinds alike."""
     (root / "images" / "train").mkdir(parents=True)
     kinds, pages, seed = arguments["kinds"], arguments["train_pages"], arguments["seed"]
     most = arguments["turns_per_page"]

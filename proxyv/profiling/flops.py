@@ -25,7 +25,7 @@ def profile_recipe(
     The defaults are the paper's protocol: 5 crops of 576 vision tokens, their newlines, and 50 text tokens.
 
     Args:
-        crops: crops of the sample's picture, in the recipe's grid; None: the most it allows.
+        crops: crops of the sample's image, in the recipe's grid; None: the most it allows.
         compare: "full" or another method's name (the same recipe with that method), or another recipe's file.
 
     Returns, as integers where no other type is named:

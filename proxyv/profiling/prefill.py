@@ -67,7 +67,7 @@ def shapes(recipe: Recipe) -> ProxyVForConditionalGeneration:
 
 @torch.no_grad()
 def run_prefill(model: ProxyVForConditionalGeneration, crops: int, text_tokens: int) -> Prefill:
-    """Run a model on the meta device over a picture of `crops` crops and `text_tokens` tokens of text, up to the
+    """Run a model on the meta device over an image of `crops` crops and `text_tokens` tokens of text, up to the
     logits of the first answer token."""
     inputs = make_inputs(model, crops, text_tokens)
     known = [*model.parameters(), *model.buffers(), inputs["pixel_values"], inputs["input_ids"]]

@@ -17,26 +17,26 @@ from proxyv.model.modeling import ProxyVForConditionalGeneration
 
 
 def check_sample(recipe: Recipe, crops: int | None, text_tokens: int) -> int:
-    """The number of crops to use; None means the most that one picture of this recipe can have.
+    """The number of crops to use; None means the most that one image of this recipe can have.
 
-    Raises UserError for a recipe without shapes, a number of crops that no picture has, or no text.
+    Raises UserError for a recipe without shapes, a number of crops that no image has, or no text.
     """
     for field, config in (("llm.config", recipe.llm.config), ("vision.config", recipe.vision.config)):
         if not config:
             raise UserError(f"{recipe.name}: {field} is empty; give the shapes, for instance by a part of configs/")
-    possible = {1}  # one squared picture, as in stage 1 and in samples with several images
+    possible = {1}  # one squared image, as in stage 1 and in samples with several images
     if recipe.vision.image_mode == "anyres":
         possible |= {1 + columns * rows for columns, rows in recipe.vision.grid or PAPER_GRID}
     if crops is not None and crops not in possible:
         listed = ", ".join(map(str, sorted(possible)))
-        raise UserError(f"crops: no picture has {crops} crops with this recipe's vision.grid; use one of {listed}")
+        raise UserError(f"crops: no image has {crops} crops with this recipe's vision.grid; use one of {listed}")
     if text_tokens < 1:
         raise UserError(f"text_tokens: {text_tokens} leaves nothing to predict from; use 1 or more")
     return max(possible) if crops is None else crops
 
 
 def method_crops(recipe: Recipe, crops: int) -> int:
-    """Crops that the model gets of a picture that fills `crops` crops in the recipe's grid: the same number, unless
+    """Crops that the model gets of an image that fills `crops` crops in the recipe's grid: the same number, unless
     the method limits the grid."""
     if crops == 1 or recipe.vision.image_mode != "anyres":
         return crops
@@ -66,7 +66,7 @@ def compared_recipe(recipe: Recipe, compare: str | Path) -> Recipe:
 def make_inputs(
     model: ProxyVForConditionalGeneration, crops: int, text_tokens: int, batch_size: int = 1
 ) -> dict[str, Any]:
-    """The forward's inputs for `batch_size` equal samples: image placeholders, then text; a blank picture.
+    """The forward's inputs for `batch_size` equal samples: image placeholders, then text; a blank image.
 
     `input_ids` (B, crops · (P + 1) + text_tokens) stay on the CPU, where the layout is made, for a model on the
     meta device; else all lies with the model.

@@ -19,15 +19,15 @@ def make_report(paths: Sequence[str | Path], output_dir: str | Path) -> list[Pat
     table = tabulate(find_runs(paths))
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    markdown, numbers, picture = (folder / f"report.{ending}" for ending in ("md", "csv", "png"))
-    markdown.write_text(to_markdown(table) + f"\n![Score against cost]({picture.name})\n", encoding="utf-8")
+    markdown, numbers, plot = (folder / f"report.{ending}" for ending in ("md", "csv", "png"))
+    markdown.write_text(to_markdown(table) + f"\n![Score against cost]({plot.name})\n", encoding="utf-8")
     write_csv(table, numbers)
-    plot_scores(_panels(table), picture)
-    return [markdown, numbers, picture]
+    plot_scores(_panels(table), plot)
+    return [markdown, numbers, plot]
 
 
 def write_into(document: str | Path, name: str, paths: Sequence[str | Path]) -> Path:
-    """Renew the table of that name in a document from the runs below `paths`; see `replace_table`."""
+    """Update the table of that name in a document from the runs below `paths`; see `replace_table`."""
     return replace_table(document, name, to_markdown(tabulate(find_runs(paths))))
 
 

@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from proxyv.cli import main
 from proxyv.config import save_recipe
 from proxyv.errors import UserError
-from tests.small_runs import record, record_recipe, save_picture, stage
+from tests.small_runs import record, record_recipe, save_image, stage
 from tests.tiny import METHODS
 
 VICUNA = "configs/recipes/vicuna-7b-proxyv-l12.yaml"
@@ -93,19 +93,19 @@ def test_missing_image(capsys, tmp_path):
 
 def test_corrupt_image(capsys, tmp_path):
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "bad.png").write_bytes(b"no image")
     line = train_on(capsys, tmp_path, [record("7", "<image>\nA", image="bad.png")])
     assert "bad.png" in line and "7" in line
 
 
 def test_more_placeholders_than_images(capsys, tmp_path):
-    name = save_picture(tmp_path, "a.png")
+    name = save_image(tmp_path, "a.png")
     line = train_on(capsys, tmp_path, [record("7", "<image> <image>\nA", image=name)])
     assert "<image>" in line and "7" in line
 
 
 def test_sample_longer_than_the_limit(capsys, tmp_path):
-    name = save_picture(tmp_path, "a.png")
+    name = save_image(tmp_path, "a.png")
     line = train_on(capsys, tmp_path, [record("7", "<image>\nA", image=name)], max_length=10, on_too_long="fail")
     assert "max_length" in line and "7" in line
 
@@ -148,7 +148,7 @@ def test_doctor(capsys):
 
 def test_train_eval_generate_show_and_check(capsys, tmp_path):
     """One run folder through every command that reads or writes it."""
-    name = save_picture(tmp_path, "a.png")
+    name = save_image(tmp_path, "a.png")
     recipe = record_recipe(tmp_path, [record(str(i), "<image>\nwhich word", "AB", image=name) for i in range(8)])
     recipe.method = METHODS[1]
     path = str(tmp_path / "recipe.yaml")

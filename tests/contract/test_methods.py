@@ -13,16 +13,16 @@ from proxyv.methods import describe_method, make_method, method_classes
 from proxyv.model.method import NEEDS
 from proxyv.profiling import profile_recipe
 from tests.contract.method_settings import SHIPPED, every_field, method_fields, settings
-from tests.tiny import picture, tiny_model, tiny_recipe
+from tests.tiny import random_image, tiny_model, tiny_recipe
 
 METHODS = sorted(method_classes())
 PROMPTS = {
-    "one image": (["A <image> B"], [[picture(60, 40, 1)]]),
-    "several images": (["<image>A<image>B C"], [[picture(60, 40, 1), picture(30, 90, 2)]]),
+    "one image": (["A <image> B"], [[random_image(60, 40, 1)]]),
+    "several images": (["<image>A<image>B C"], [[random_image(60, 40, 1), random_image(30, 90, 2)]]),
     "none": (["value of C"], None),
     "batch": (
         ["A <image> B", "<image>C", "value of C", "<image>A <image>"],
-        [[picture(60, 40, 1)], [picture(30, 90, 2)], [], [picture(40, 40, 3), picture(90, 30, 4)]],
+        [[random_image(60, 40, 1)], [random_image(30, 90, 2)], [], [random_image(40, 40, 3), random_image(90, 30, 4)]],
     ),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -93,7 +93,7 @@ def test_every_field_changes_shapes_or_numbers(name, field, changed):
     if shapes[0] != shapes[1]:
         return
     other.load_state_dict(model.state_dict())
-    # A method may limit what the processor makes of a picture.
+    # A method may limit what the processor makes of an image.
     cases = [(m, inputs_of(p, "batch")) for m, p in ((model, processor), (other, its_processor))]
     with torch.no_grad():
         numbers = [m(**inputs, logits_to_keep=1).logits for m, inputs in cases]
@@ -217,8 +217,8 @@ def test_a_later_text_token_changes_no_earlier_row(name):
     model, processor = tiny_model("llama", method_fields(name))
     if {"llm_attention", "question"} & set(model.method.needs):
         pytest.skip(f"{name} looks at the whole question before it chooses")
-    short = processor(text=["A <image> B"], images=[[picture()]])
-    longer = processor(text=["A <image> BC"], images=[[picture()]])
+    short = processor(text=["A <image> B"], images=[[random_image()]])
+    longer = processor(text=["A <image> BC"], images=[[random_image()]])
     with torch.no_grad():
         first, second = model(**short).logits, model(**longer).logits
     torch.testing.assert_close(second[:, : first.shape[1]], first, atol=1e-5, rtol=1e-4)

@@ -10,7 +10,7 @@ from proxyv.errors import UserError
 from proxyv.methods import method_classes
 from proxyv.model.families import FAMILIES
 from tests.contract.method_settings import SHIPPED, method_fields
-from tests.tiny import METHODS, picture, tiny_model
+from tests.tiny import METHODS, random_image, tiny_model
 
 VARIANTS = {"baseline": METHODS[0], "spatial": METHODS[1], "non-spatial": METHODS[3]}
 BACK_ENDS = [
@@ -45,7 +45,7 @@ def test_method(method, back_end, record_property):
 
 def equals_eager(family, method, back_end):
     model, processor = tiny_model(family, method)
-    inputs = processor(text=["A <image> B", "value of C"], images=[[picture()], []])
+    inputs = processor(text=["A <image> B", "value of C"], images=[[random_image()], []])
     model.set_attn_implementation("eager")
     with torch.no_grad():
         expected = model(**inputs, logits_to_keep=1).logits

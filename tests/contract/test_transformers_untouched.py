@@ -32,12 +32,12 @@ def classes():
 before, known = numbers(), classes()
 from proxyv.methods import method_classes
 from tests.contract.method_settings import method_fields
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 
 for family in ("llama", "qwen2"):
     for name in method_classes():
         model, processor = tiny_model(family, method_fields(name))
-        model.generate(**processor(text=["A <image> B"], images=[[picture()]]), max_new_tokens=2)
+        model.generate(**processor(text=["A <image> B"], images=[[random_image()]]), max_new_tokens=2)
 after, now = numbers(), classes()
 assert all(torch.equal(*pair) for pair in zip(before, after, strict=True)), "numbers"
 for key, (cls, attributes) in known.items():

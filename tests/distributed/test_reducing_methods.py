@@ -15,7 +15,7 @@ pytestmark = pytest.mark.distributed
 
 @pytest.mark.parametrize("name", ["m3", "quecc"])
 def test_sharded_training_equals_one_process(tmp_path, name):
-    """Micro-batches of one sample: in most steps one process has a picture and the other has none."""
+    """Micro-batches of one sample: in most steps one process has an image and the other has none."""
     pytest.importorskip("deepspeed")
     (tmp_path / "zero.json").write_text(json.dumps(ZERO_3))
     mixed = stage(["captions", "text"], micro_batch_size=1, deepspeed=str(tmp_path / "zero.json"))

@@ -72,7 +72,7 @@ def test_two_processes_train_as_one_and_resume(tmp_path, zero):
         pytest.importorskip("deepspeed")
         (tmp_path / "zero.json").write_text(json.dumps(zero))
         deepspeed = str(tmp_path / "zero.json")
-    # Micro-batches of one sample: in most steps one process has a picture and the other has none.
+    # Micro-batches of one sample: in most steps one process has an image and the other has none.
     common = dict(micro_batch_size=1, deepspeed=deepspeed)
     mixed = stage(["captions", "text"], save_steps=2, steps=5, **common)
     adapter = stage(["text", "captions"], train=["projector", "newline", "method"], **common)

@@ -11,7 +11,7 @@ from proxyv.model.build import build_model
 from proxyv.profiling.bench import bench_recipes, bench_tables
 from proxyv.profiling.bench.models import build_candidates
 from proxyv.profiling.sample import make_inputs
-from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
+from tests.tiny import METHODS, random_image, tiny_model, tiny_recipe
 
 pytestmark = pytest.mark.gpu
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -43,7 +43,7 @@ def test_cuda_equals_cpu(method, attention):
     """float32 closely, bfloat16 within its own rounding."""
     model, processor = tiny_model("llama", method)
     model.set_attn_implementation(attention)
-    inputs = processor(text=["A<image>B", "value of C"], images=[[picture()], []])
+    inputs = processor(text=["A<image>B", "value of C"], images=[[random_image()], []])
     with torch.no_grad():
         expected = model(**inputs, logits_to_keep=1).logits
         model.to("cuda")

@@ -55,7 +55,7 @@ class Case:
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """The recorded inputs; a text-only sample's zero dummy is no image of ours."""
+        """The recorded inputs; a text-only sample's zero dummy is no image here."""
         images = iter(self.meta["images"])
         ids, mask = self.tensors["input_ids"].long(), self.tensors["attention_mask_in"].bool()
         labels = self.tensors["labels_in"].long()

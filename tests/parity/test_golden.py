@@ -156,7 +156,7 @@ def test_states_inside(variant):
         proxies = torch.arange(length, seen[index].shape[1])
         if want.shape[1] == len(order):
             rows, want = order, want[0]
-        else:  # [proxies | newlines | text]; the last layer of ours runs no proxies
+        else:  # [proxies | newlines | text]; our last layer runs no proxies
             rows, want = torch.cat([proxies, rest]), want[0][-len(proxies) - len(rest) :]
         torch.testing.assert_close(seen[index][0, rows], want, **TOLERANCE)
         compared += 1

@@ -24,8 +24,8 @@ def test_any_resolution_table(golden_dir):
     assert len(table["rows"]) > 0
 
 
-def test_crops_of_raw_pictures(golden_dir):
-    """Crops and pixels from the raw picture; resampling of another Pillow may round single values differently."""
+def test_crops_of_raw_images(golden_dir):
+    """Crops and pixels from the raw image; resampling of another Pillow may round single values differently."""
     compared = 0
     for folder in sorted(golden_dir.glob("images*")):
         size = int(folder.name.removeprefix("images"))
@@ -36,8 +36,8 @@ def test_crops_of_raw_pictures(golden_dir):
                 continue
             meta = recorded[name]
             processor = ProxyVImageProcessor(crop_size=size, tokens_per_crop=(size // 14) ** 2, image_mode=meta["mode"])
-            picture = Image.fromarray(tensors["raw_rgb_u8"].numpy())
-            crops = np.stack(processor.crops(picture)).transpose(0, 3, 1, 2)
+            image = Image.fromarray(tensors["raw_rgb_u8"].numpy())
+            crops = np.stack(processor.crops(image)).transpose(0, 3, 1, 2)
             difference = np.abs(crops.astype(int) - tensors["crops_u8"].numpy().astype(int))
             assert difference.max() <= 1, f"{name}: crops differ by {difference.max()} of 255"
             assert (difference > 0).mean() < 1e-3, f"{name}: {(difference > 0).mean():.2%} of the values differ"
@@ -45,4 +45,4 @@ def test_crops_of_raw_pictures(golden_dir):
             torch.testing.assert_close(exact, pixels(tensors["crops_u8"]), atol=1e-6, rtol=0)
             compared += 1
     if not compared:
-        pytest.skip("the folder holds no raw pictures")
+        pytest.skip("the folder holds no raw images")

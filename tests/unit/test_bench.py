@@ -311,7 +311,7 @@ def test_settings_that_cannot_be_measured():
         ([DROP, wider], {}, "wider: not the LLM and tower of pyramid"),
         ([DROP], {"batch_sizes": [1, 0]}, "batch_size: 0 is too few"),
         ([DROP], {"splits": 1}, "splits: 1 is too few"),
-        ([DROP], {"crops": [5, 6]}, "crops: no picture has 6 crops"),
+        ([DROP], {"crops": [5, 6]}, "crops: no image has 6 crops"),
         ([DROP], {"fold": "maybe"}, "fold: 'maybe' is unknown"),
         ([DROP], {"attentions": ["flash_attention_2"]}, "attention: 'flash_attention_2'"),
         ([DROP], {"attentions": ["sdpa", "flash"]}, "attention: 'flash' is unknown"),

@@ -24,7 +24,7 @@ from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
 from proxyv.model.build import build_model, build_processor
 from proxyv.model.processing import chat_template
-from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
+from tests.tiny import METHODS, random_image, tiny_model, tiny_recipe
 
 TO_THEIRS = (
     (r"image_newline$", "model.image_newline"),
@@ -123,7 +123,7 @@ def write_checkpoint(folder, weights, config, shards=1, as_bin=False, by_layer=F
 
 
 def ask(processor):
-    return processor(text="<image>" + "what is in A 1", images=picture())
+    return processor(text="<image>" + "what is in A 1", images=random_image())
 
 
 def assert_same(model, folder):

@@ -7,7 +7,7 @@ import pytest
 from proxyv.config import DataSpec
 from proxyv.data import check_data, show_sample
 from proxyv.errors import UserError
-from tests.small_runs import page_recipe, record, record_recipe, save_picture, stage
+from tests.small_runs import page_recipe, record, record_recipe, save_image, stage
 
 
 def test_check_counts_every_source(tmp_path):
@@ -31,7 +31,7 @@ def test_check_counts_every_source(tmp_path):
 
 def test_check_names_every_bad_record(tmp_path):
     records = [
-        record("good", "<image>\nA", image=save_picture(tmp_path, "a.png")),
+        record("good", "<image>\nA", image=save_image(tmp_path, "a.png")),
         record("gone", "<image>\nA", image="gone.png"),
         record("marks", "<image>\nA"),
     ]
@@ -69,11 +69,11 @@ def test_recipe_without_data_is_refused(tmp_path, stages):
 
 
 def test_show_sample_marks_what_is_supervised(tmp_path):
-    records = [record("a", "<image>\nvalue of C", "12", save_picture(tmp_path, "a.png")), record("b", "A")]
+    records = [record("a", "<image>\nvalue of C", "12", save_image(tmp_path, "a.png")), record("b", "A")]
     shown = show_sample(record_recipe(tmp_path, records), "records", 0)
     assert "record 'a'" in shown and "a.png" in shown and "crops: [1]" in shown
     assert "<s><image>\nvalue of C<answer>12</s>" in shown
-    assert "17 of pictures, 3 supervised" in shown
+    assert "17 of images, 3 supervised" in shown
     assert "<s> <image>×17 \n|value| |of| |C|<answer> ⟦1|2|</s>⟧" in shown
 
 

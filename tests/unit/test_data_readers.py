@@ -10,8 +10,8 @@ from proxyv.config import DataSpec
 from proxyv.data.images import BadImageError, open_image
 from proxyv.data.readers import LlavaReader, mark_in_front, open_reader
 from proxyv.errors import UserError
-from tests.small_runs import page_recipe, record, record_recipe, save_picture
-from tests.tiny import picture
+from tests.small_runs import page_recipe, record, record_recipe, save_image
+from tests.tiny import random_image
 
 TURNS = [{"from": "human", "value": "<image>\nA"}, {"from": "gpt", "value": "B"}]
 
@@ -68,9 +68,9 @@ def test_limit_and_lengths(tmp_path):
     assert found.lengths() == [4, -2]
 
 
-def test_parquet_with_pictures_inside(tmp_path):
+def test_parquet_with_images_inside(tmp_path):
     buffer = io.BytesIO()
-    picture(30, 20).save(buffer, format="PNG")
+    random_image(30, 20).save(buffer, format="PNG")
     rows = {
         "id": ["a", "b", "c"],
         "conversations": [TURNS, [{"from": "human", "value": "A"}, {"from": "gpt", "value": "B"}], TURNS],
@@ -141,15 +141,15 @@ def test_broken_json_is_named(tmp_path):
         open_reader(recipe, "records")
 
 
-def test_pictures_are_told_by_content_not_by_name(tmp_path):
-    save_picture(tmp_path, "page.jpg", format="GIF")
+def test_images_are_told_by_content_not_by_name(tmp_path):
+    save_image(tmp_path, "page.jpg", format="GIF")
     image = open_image(tmp_path / "images" / "page.jpg")
     assert (image.mode, image.size) == ("RGB", (60, 40))
 
 
 @pytest.mark.parametrize("fault", ["missing", "empty", "truncated", "text"])
-def test_bad_pictures_raise_one_error(tmp_path, fault):
-    path = tmp_path / "images" / save_picture(tmp_path, "page.png")
+def test_bad_images_raise_one_error(tmp_path, fault):
+    path = tmp_path / "images" / save_image(tmp_path, "page.png")
     whole = path.read_bytes()
     content = {"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"<html>404</html>"}
     if fault == "missing":

@@ -12,8 +12,8 @@ from proxyv.data.training_data import COUNTS, TrainingData
 from proxyv.errors import UserError
 from proxyv.model.build import build_processor
 from proxyv.pages.ensure import ensure_pages
-from tests.small_runs import page_recipe, record, record_recipe, save_picture, stage
-from tests.tiny import picture
+from tests.small_runs import page_recipe, record, record_recipe, save_image, stage
+from tests.tiny import random_image
 
 
 def data_of(recipe):
@@ -29,7 +29,7 @@ def counts_of(item):
 
 def with_bad_image(folder, policy):
     records = [
-        record("good", "<image>\nA", "B", save_picture(folder, "good.png")),
+        record("good", "<image>\nA", "B", save_image(folder, "good.png")),
         record("bad", "<image>\nC", "D", "missing.png"),
         record("text", "E", "F"),
     ]
@@ -56,7 +56,7 @@ def test_bad_image_is_substituted_by_a_blank_one(tmp_path):
 
 
 def test_vision_rows_count_towards_the_limit(tmp_path):
-    image = save_picture(tmp_path, "a.png")
+    image = save_image(tmp_path, "a.png")
     records = [record("long", "<image>\nA", "B", image), record("short", "A", "B")]
     data = data_of(record_recipe(tmp_path, records, max_length=20))
     assert counts_of(data[0]) == {"too_long_skipped": 1}
@@ -83,7 +83,7 @@ def test_too_many_samples_without_label_end_the_run(tmp_path):
 
 
 def test_several_images_are_padded_a_single_one_is_split(tmp_path):
-    one, two = save_picture(tmp_path, "1.png", 120, 50), save_picture(tmp_path, "2.png", 30, 90)
+    one, two = save_image(tmp_path, "1.png", 120, 50), save_image(tmp_path, "2.png", 30, 90)
     records = [record("one", "<image>\nA", image=[one]), record("two", "<image><image>A", image=[one, two])]
     data = data_of(record_recipe(tmp_path, records, image_mode=None))
     assert data[0][0].crops_per_image == (4,)
@@ -92,8 +92,8 @@ def test_several_images_are_padded_a_single_one_is_split(tmp_path):
 
 
 def test_batch_equals_the_processor(tmp_path):
-    images = [picture(60, 40, 1), picture(50, 90, 2)]
-    names = [save_picture(tmp_path, f"{i}.png", image.width, image.height, i + 1) for i, image in enumerate(images)]
+    images = [random_image(60, 40, 1), random_image(50, 90, 2)]
+    names = [save_image(tmp_path, f"{i}.png", image.width, image.height, i + 1) for i, image in enumerate(images)]
     records = [
         record("a", "<image>\nvalue of C", "12", names[0]),
         record("b", "A", "B"),

@@ -118,7 +118,7 @@ def test_files(tmp_path: Path) -> None:
     rows[0]["start_layer"] = 12
     for row in rows:
         row["explanation"] = explain(row)
-    data, table, text, picture = write_efficiency({"rows": rows}, tmp_path)
+    data, table, text, plot = write_efficiency({"rows": rows}, tmp_path)
     with table.open(newline="") as file:
         lines = list(csv.reader(file))
     assert lines[0][:5] == ["llm", "method", "start_layer", "ours", "published"]
@@ -128,7 +128,7 @@ def test_files(tmp_path: Path) -> None:
     written = text.read_text()
     assert "| phi3-3b | proxyv | – | 33.5 | 35 | -1.5 | 33.1 |" in written
     assert "1 of 2 rows lie within a point" in written and "between 33.5 with and 37.0" in written
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_committed_files_belong_together(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_comparison_of_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     some = {name: method_costs.method_configs()[name] for name in ("full", "proxyv", "pyramiddrop")}
     monkeypatch.setattr(method_costs, "method_configs", lambda: some)
     document = tmp_path / "doc.md"
-    document.write_text("<!-- table: methods (renewed by hand) -->\n<!-- end of table -->\n")
+    document.write_text("<!-- table: methods (updated by hand) -->\n<!-- end of table -->\n")
     method_costs.main(["--output", str(tmp_path / "methods.json"), "--into", f"{document}#methods"])
     result = json.loads((tmp_path / "methods.json").read_text())
     assert list(result["methods"]) == ["full", "proxyv", "pyramiddrop"]

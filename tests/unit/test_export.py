@@ -12,7 +12,7 @@ from proxyv.checkpoints.export import export
 from proxyv.cli import main
 from proxyv.config import save_recipe
 from proxyv.errors import UserError
-from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
+from tests.tiny import METHODS, random_image, tiny_model, tiny_recipe
 
 LOAD = """
 import sys, torch
@@ -58,7 +58,7 @@ def test_exported_folder_gives_the_same_logits_in_another_process(tmp_path, run_
 
     run, model, processor = run_folder
     target = export(run, tmp_path / "hub", hub_name="me/tiny")
-    inputs = dict(processor(text="<image>what is in A 1", images=picture()))
+    inputs = dict(processor(text="<image>what is in A 1", images=random_image()))
     save_file({name: value.contiguous() for name, value in inputs.items()}, tmp_path / "inputs.safetensors")
     command = [sys.executable, "-c", LOAD, str(target), str(tmp_path / "inputs.safetensors"), str(tmp_path / "out")]
     subprocess.run(command, check=True, cwd=repo, capture_output=True)

@@ -11,14 +11,14 @@ from proxyv.errors import UserError
 from proxyv.model.build import build_model, build_processor
 from proxyv.model.families import FAMILIES
 from proxyv.model.inputs import embed
-from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
+from tests.tiny import METHODS, random_image, tiny_model, tiny_recipe
 
 methods = pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m['name']}-{m.get('start_layer')}")
 GREEDY = dict(do_sample=False, max_new_tokens=6, min_new_tokens=6)
 
 
 def prompt(processor, text="A <image> B", seed=1):
-    return processor(text=[text], images=[[picture(60, 90, seed)]])
+    return processor(text=[text], images=[[random_image(60, 90, seed)]])
 
 
 def new_tokens(output, inputs):
@@ -36,7 +36,7 @@ def test_static_cache_equals_dynamic(method):
 
 @methods
 def test_a_conversation_continues_from_the_cache(method):
-    """The second turn reads the pictures from the cache; it equals a cache-less pass over everything."""
+    """The second turn reads the images from the cache; it equals a cache-less pass over everything."""
     model, processor = tiny_model("llama", method)
     inputs, cache = prompt(processor), DynamicCache()
     first = model.generate(**inputs, **GREEDY, past_key_values=cache)
@@ -168,7 +168,7 @@ def test_without_saving_the_llm_is_transformers_own(family):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS[:2], ids=lambda m: m["name"])
 def test_compiled_decoding_step(method):
-    """The LLM's step compiles over a static cache that a prefill with pictures has filled."""
+    """The LLM's step compiles over a static cache that a prefill with images has filled."""
     model, processor = tiny_model("llama", method)
     inputs = prompt(processor)
     length = inputs["input_ids"].shape[1]

@@ -93,9 +93,9 @@ def test_several_images_expand_without_labels(processor, template):
         {"role": "assistant", "content": "Rome"},
     ]
     ids, labels = encode_text(processor, messages, [3, 1, 2])
-    pictures = ids == processor.image_token_id
-    assert pictures.sum() == (3 + 1 + 2) * 17
-    assert (labels[pictures] == IGNORE_INDEX).all()
+    images = ids == processor.image_token_id
+    assert images.sum() == (3 + 1 + 2) * 17
+    assert (labels[images] == IGNORE_INDEX).all()
     begin, end = BEGIN[template], END[template]
     assert supervised_runs(processor, messages, [3, 1, 2]) == [f"{begin}Paris.{end}", f"{begin}Rome{end}"]
 

@@ -19,15 +19,15 @@ from proxyv.errors import UserError
 from proxyv.model.build import build_model, build_processor
 from proxyv.model.families import FAMILIES
 from proxyv.model.modeling import ProxyVForConditionalGeneration
-from tests.tiny import METHODS, picture, tiny_model, tiny_recipe
+from tests.tiny import METHODS, random_image, tiny_model, tiny_recipe
 
 IMAGE = "<image>\n"
-# Text and pictures of one sample each: image first, in the middle, last; two pictures, adjacent pictures, none.
+# Text and images of one sample each: image first, in the middle, last; two images, adjacent images, none.
 SAMPLES = [
-    (IMAGE + "which word", [picture(60, 40, 1)]),
-    ("A <image> B <image> C", [picture(40, 90, 2), picture(200, 60, 3)]),
+    (IMAGE + "which word", [random_image(60, 40, 1)]),
+    ("A <image> B <image> C", [random_image(40, 90, 2), random_image(200, 60, 3)]),
     ("value of C", []),
-    ("AB<image><image>", [picture(30, 30, 4), picture(80, 80, 5)]),
+    ("AB<image><image>", [random_image(30, 30, 4), random_image(80, 80, 5)]),
 ]
 variants = pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m['name']}-{m.get('start_layer')}")
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -224,7 +224,7 @@ def test_a_plain_transformers_model_stays_unchanged():
 
 
 def test_forward_is_reentrant():
-    """Nothing stays on the model between calls: another picture in between changes nothing."""
+    """Nothing stays on the model between calls: another image in between changes nothing."""
     model, processor = tiny_model("llama", METHODS[3])
     with torch.no_grad():
         first = model(**batch_of(processor, [1])).logits
@@ -247,10 +247,10 @@ def test_wrong_method_fields(fields, message):
         build_model(tiny_recipe("llama", {**METHODS[1], **fields}), device="meta")
 
 
-def test_placeholders_and_pictures_must_match():
+def test_placeholders_and_images_must_match():
     model, processor = tiny_model()
-    with pytest.raises(UserError, match=r"text 0 has 2 <image> mark\(s\) but 1 picture"):
-        processor(text=["<image> <image>"], images=[[picture()]])
+    with pytest.raises(UserError, match=r"text 0 has 2 <image> mark\(s\) but 1 image"):
+        processor(text=["<image> <image>"], images=[[random_image()]])
     inputs = batch_of(processor, [1])
     with pytest.raises(UserError, match="image placeholder rows"):
         model(**{**inputs, "crops_per_image": torch.tensor([3])})
@@ -289,7 +289,7 @@ def test_newline_positions_change_the_numbers():
         torch.manual_seed(0)
         model = build_model(recipe, image_token_id=processor.image_token_id).eval()
         for mode in ("anyres", "pad"):
-            inputs = processor(text=["A <image> B"], images=[[picture(60, 90)]], image_mode=mode)
+            inputs = processor(text=["A <image> B"], images=[[random_image(60, 90)]], image_mode=mode)
             with torch.no_grad():
                 logits[positions, mode] = model(**inputs, logits_to_keep=1).logits
     torch.testing.assert_close(logits["natural", "pad"], logits["authors", "pad"], atol=1e-5, rtol=1e-5)

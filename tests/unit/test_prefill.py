@@ -44,7 +44,7 @@ def test_tokens_by_layer_and_cache_bytes() -> None:
 
 
 def test_learned_tokens_stand_for_vision_tokens_and_newlines() -> None:
-    """Text behind the picture reads 2 learned tokens in place of 48 vision tokens and 3 newlines."""
+    """Text behind the image reads 2 learned tokens in place of 48 vision tokens and 3 newlines."""
     profile = profile_recipe(profiled_recipe(name="voco_llama", tokens=2), text_tokens=7)
     assert profile["vision_tokens_by_layer"] == [2] * 4
     assert profile["cache_bytes"] == 4 * (2 + 7) * 2 * 2 * 16 * 2
@@ -122,7 +122,7 @@ def test_needs_and_added_parameters() -> None:
     assert proxies["added_parameters"] == proxies["parameters"]["method"] > 0
 
 
-def test_a_smaller_image_is_compared_with_the_whole_picture() -> None:
+def test_a_smaller_image_is_compared_with_the_whole_image() -> None:
     profile = profile_recipe(profiled_recipe(name="smaller_image", pool=1, max_crops=1), text_tokens=7, compare="full")
     assert (profile["crops"], profile["compared"]["crops"]) == (1, 3)
     assert profile["vision_tokens_by_layer"] == [16] * 4
@@ -139,9 +139,9 @@ class OneRow(Method):
         return [(columns, rows) for columns, rows in grid if rows == 1]
 
 
-def test_a_method_that_limits_the_grid_gets_fewer_crops_of_the_same_picture(monkeypatch: Any) -> None:
+def test_a_method_that_limits_the_grid_gets_fewer_crops_of_the_same_image(monkeypatch: Any) -> None:
     recipe = load_recipe(REPO / "configs/recipes/vicuna-7b-full.yaml")  # grids 1×2, 2×1, 2×2, 3×1, 1×3
     assert [method_crops(recipe, crops) for crops in (1, 3, 4, 5)] == [1, 3, 4, 5]
     monkeypatch.setattr(sample_module, "make_method", lambda fields: OneRow())
-    assert method_crops(recipe, 5) == 3  # of a square picture, 2 × 1 crops keep as much as 3 × 1, and waste less
+    assert method_crops(recipe, 5) == 3  # of a square image, 2 × 1 crops keep as much as 3 × 1, and waste less
     assert method_crops(recipe, 1) == 1

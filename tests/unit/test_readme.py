@@ -10,19 +10,19 @@ from proxyv.experiments import method_costs, paper_flops
 from proxyv.profiling.bench import bench_tables, read_result
 from proxyv.report.make import write_into
 from proxyv.report.markdown import replace_table
-from tests.support_matrix import renew
+from tests.support_matrix import update
 
 PAGES = ("README.md", "eval/README.md")
 
 
 @pytest.fixture
 def unchanged(repo, tmp_path):
-    """Call it with a page and what renews one of its tables: nothing may change."""
+    """Call it with a page and what updates one of its tables: nothing may change."""
 
-    def check(page, renew_table):
+    def check(page, update_table):
         copy = tmp_path / "page.md"
         shutil.copy(repo / page, copy)
-        renew_table(copy)
+        update_table(copy)
         assert copy.read_text() == (repo / page).read_text()
 
     return check
@@ -50,7 +50,7 @@ def test_counted_tables(repo, unchanged, name, to_markdown):
 
 def test_support_tables(repo, unchanged):
     cases = json.loads((repo / "eval" / "results" / "support.json").read_text())["cases"]
-    unchanged("eval/README.md", lambda copy: renew(copy, cases))
+    unchanged("eval/README.md", lambda copy: update(copy, cases))
 
 
 @pytest.mark.parametrize("page", PAGES)

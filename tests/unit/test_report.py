@@ -75,13 +75,13 @@ def test_markdown_table(runs):
 
 
 def test_files_are_written_and_the_numbers_are_unrounded(runs, tmp_path):
-    markdown, numbers, picture = make_report([runs], tmp_path / "report")
+    markdown, numbers, plot = make_report([runs], tmp_path / "report")
     assert markdown.read_text().startswith("| recipe |") and "](report.png)" in markdown.read_text()
     rows = {row["recipe"]: row for row in csv.DictReader(numbers.open(encoding="utf-8"))}
     assert float(rows["full"]["Documents (anls) spread"]) == pytest.approx(4.5**0.5)
     assert rows["full"]["Documents (anls) runs"] == "2" and rows["full"]["prefill time reduction % mean"] == ""
     assert float(rows["tiny-proxyv"]["prefill time reduction % mean"]) == pytest.approx(20)
-    with Image.open(picture) as image:
+    with Image.open(plot) as image:
         assert image.format == "PNG" and image.width > 2 * image.height
 
 
@@ -122,7 +122,7 @@ def test_wrong_paths(tmp_path):
         make_report([tmp_path], tmp_path)
 
 
-def test_a_table_is_renewed_inside_a_document(runs, tmp_path):
+def test_a_table_is_updated_inside_a_document(runs, tmp_path):
     document = tmp_path / "README.md"
     document.write_text("Before\n<!-- table: toys (how) -->\nold\n<!-- end of table -->\nAfter\n")
     for _ in range(2):  # renewing twice changes nothing more

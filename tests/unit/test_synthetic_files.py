@@ -85,7 +85,7 @@ def test_some_text_records_transcribe(root: Path) -> None:
     assert len(sources) > 1
 
 
-def test_glyph_labels_fit_the_pictures(root: Path) -> None:
+def test_glyph_labels_fit_the_images(root: Path) -> None:
     for record in read(root, "glyphs.json"):
         image = Image.open(root / "images" / record["image"])
         assert image.size == (8 * 14, 8 * 14)
@@ -124,10 +124,8 @@ def test_benchmark_columns_mean_what_the_real_ones_mean(root: Path) -> None:
 
 
 def test_scene_benchmarks_share_no_page(root: Path) -> None:
-    pictures = [
-        {np.asarray(row["image"]).tobytes() for row in benchmark(root, name)} for name in ("textvqa", "ocrbench")
-    ]
-    assert not pictures[0] & pictures[1]
+    images = [{np.asarray(row["image"]).tobytes() for row in benchmark(root, name)} for name in ("textvqa", "ocrbench")]
+    assert not images[0] & images[1]
 
 
 def test_more_pages_begin_with_the_same_pages(root: Path, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_training_and_test_pages_never_share_content(kind: str) -> None:
 
 
 @every_kind
-def test_difficulty_changes_the_picture(kind: str) -> None:
+def test_difficulty_changes_the_image(kind: str) -> None:
     easy, medium, hard = (pages(kind, SPECS[name], 20) for name in ("easy", "medium", "hard"))
 
     def roughness(made: list[Page]) -> float:

@@ -22,7 +22,7 @@ from tests.small_runs import (
     read_log,
     record,
     record_recipe,
-    save_picture,
+    save_image,
     stage,
 )
 
@@ -241,7 +241,7 @@ def test_bfloat16_and_groups_by_length(tmp_path):
 
 def test_errors_from_data_workers_stay_one_line(tmp_path):
     records = [
-        record("a", "<image>\nA", image=save_picture(tmp_path, "a.png")),
+        record("a", "<image>\nA", image=save_image(tmp_path, "a.png")),
         record("b", "<image>\nA", image="b.png"),
     ]
     recipe = record_recipe(tmp_path, records, dataloader_workers=1, global_batch_size=2, micro_batch_size=2)

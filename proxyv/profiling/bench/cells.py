@@ -45,14 +45,14 @@ class Cell:
 def make_cells(
     candidates: Sequence[Candidate], settings: Sequence[Setting], text_tokens: int, refused: dict[str, str]
 ) -> list[Cell]:
-    """All models at all settings, each with random pictures; `refused`: back-end → why it cannot run at all."""
+    """All models at all settings, each with random images; `refused`: back-end → why it cannot run at all."""
     cells = []
     for setting in settings:
         for candidate in candidates:
             crops = method_crops(candidate.recipe, setting.crops)
             inputs = make_inputs(candidate.model, crops, text_tokens, setting.batch_size)
             generator = torch.Generator(candidate.model.device).manual_seed(0)
-            inputs["pixel_values"].normal_(generator=generator)  # a blank picture leaves nothing to choose from
+            inputs["pixel_values"].normal_(generator=generator)  # a blank image leaves nothing to choose from
             cells.append(Cell(candidate, setting, inputs, failed=refused.get(setting.attention)))
     return cells
 

@@ -65,7 +65,7 @@ def bench_recipes(
             same), a recipe file, or None for no ratios.
         device: "cpu", "cuda" or "cuda:1"; None: "cuda" where there is one.
         dtype: "float32", "bfloat16" or "float16".
-        crops: crops of each sample's picture; None: the most the first recipe allows.
+        crops: crops of each sample's image; None: the most the first recipe allows.
         attentions: back-ends of LLM and tower; None: the first recipe's.
         new_tokens: tokens that are decoded after the prefill, one by one with the cache.
         warmup, repeats: rounds that are thrown away, and rounds that count.

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from proxyv.model.families import mix_into_layers
 from proxyv.model.layout import make_layout
 
-# One text row, a picture of one crop of two vision tokens a and b with its newline, one text row. All entries are ±1,
+# One text row, an image of one crop of two vision tokens a and b with its newline, one text row. All entries are ±1,
 # so a norm without epsilon leaves the rows as they are.
 T, A, B, N, U = [1.0, 1, 1, 1], [1.0, -1, 1, 1], [-1.0, -1, 1, 1], [1.0, 1, -1, 1], [-1.0, 1, 1, -1]
 ROWS = torch.tensor([[T, A, B, N, U]])

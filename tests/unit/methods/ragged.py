@@ -1,16 +1,16 @@
-"""A batch of samples with one picture, none, and two, of different sizes; and what several methods promise."""
+"""A batch of samples with one image, none, and two, of different sizes; and what several methods promise."""
 
 import torch
 
-from tests.tiny import picture
+from tests.tiny import random_image
 
 TEXTS = ("A <image> B", "value of C", "<image><image>C")
 
 
 def ragged_batch(processor, texts=TEXTS):
-    """Model inputs; `texts` may leave out or reorder marks, pictures are taken in turn."""
-    pictures = [picture(60, 40, 1), picture(30, 90, 2), picture(30, 30, 3)]
-    images = [[pictures.pop(0) for _ in range(text.count("<image>"))] for text in texts]
+    """Model inputs; `texts` may leave out or reorder marks, images are taken in turn."""
+    images = [random_image(60, 40, 1), random_image(30, 90, 2), random_image(30, 30, 3)]
+    images = [[images.pop(0) for _ in range(text.count("<image>"))] for text in texts]
     return processor(text=list(texts), images=images)
 
 
@@ -27,8 +27,8 @@ def check_cached_rows(model, processor, tokens):
 
 
 def check_vision_tokens_are_blind(model, processor):
-    """What stands before a picture reaches its newlines and the text behind it, but no vision token."""
-    prompts = [processor(text=[f"{letter} <image>"], images=[[picture()]]) for letter in "AB"]
+    """What stands before an image reaches its newlines and the text behind it, but no vision token."""
+    prompts = [processor(text=[f"{letter} <image>"], images=[[random_image()]]) for letter in "AB"]
     vision = prompts[0]["input_ids"][0] == processor.image_token_id
     vision[vision.nonzero()[16::17]] = False  # newlines ask
     with torch.no_grad():

@@ -7,7 +7,7 @@ from proxyv.methods import make_method
 from proxyv.methods.shared.text_queries import make_text_query_plan
 from proxyv.model.layout import make_layout
 from proxyv.model.method import VisionTokens
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 
 METHODS = [
     {"name": "mask_attention", "start_layer": 1},
@@ -75,7 +75,7 @@ def test_samples_with_fewer_asking_rows_are_padded_behind():
 
 def keeping_fewer(method):
     """The same method, but before the LLM the crops of an image keep 1, 2, 3, 1, … vision tokens, and one row that
-    adds up the picture's first vision tokens stands behind it."""
+    adds up the image's first vision tokens stands behind it."""
 
     class Fewer(type(method)):
         name = ""
@@ -97,7 +97,7 @@ def test_crops_of_different_numbers_of_vision_tokens(fields):
     model.method = keeping_fewer(make_method(fields))
     texts, images = (
         ["A <image> B", "C", "<image>A <image>"],
-        [[picture(60, 40)], [], [picture(40, 40), picture(90, 30)]],
+        [[random_image(60, 40)], [], [random_image(40, 40), random_image(90, 30)]],
     )
     inputs = processor(text=texts, images=images)
     alone = [processor(text=[text], images=[own]) for text, own in zip(texts, images, strict=True)]
@@ -115,7 +115,7 @@ def test_crops_of_different_numbers_of_vision_tokens(fields):
 @pytest.mark.parametrize("fields", METHODS[1:], ids=lambda fields: fields["name"])
 def test_back_ends_that_take_no_mask_leave_these_rows_to_sdpa(fields):
     model, processor = tiny_model("llama", {**fields, "start_layer": 0})
-    inputs = processor(text=["A <image> B", "value of C"], images=[[picture()], []])
+    inputs = processor(text=["A <image> B", "value of C"], images=[[random_image()], []])
     with torch.no_grad():
         expected = model(**inputs).logits
         model.language_model.config._attn_implementation = "flash_attention_2"

@@ -7,7 +7,7 @@ from proxyv.config import load_recipe
 from proxyv.errors import UserError
 from proxyv.methods import describe_method, make_method
 from proxyv.model.build import build_processor
-from tests.tiny import picture, tiny_model, tiny_recipe
+from tests.tiny import random_image, tiny_model, tiny_recipe
 
 PROXYV = {"name": "proxyv", "start_layer": 1, "downsample": 2, "hidden_ratio": 2}
 PROXYV_NS = {"name": "proxyv_ns", "start_layer": 1, "queries": 3, "hidden_ratio": 2}
@@ -20,7 +20,10 @@ def combination(before_llm, inside_llm):
 
 
 def batch(processor):
-    texts, images = ["A <image> B", "value of C", "<image>C"], [[picture(60, 40, 1)], [], [picture(30, 90, 2)]]
+    texts, images = (
+        ["A <image> B", "value of C", "<image>C"],
+        [[random_image(60, 40, 1)], [], [random_image(30, 90, 2)]],
+    )
     return processor(text=texts, images=images)
 
 
@@ -47,7 +50,7 @@ def test_rows_of_both():
     """VisionZip leaves 8 tokens a crop in every cache; PyramidDrop then keeps half of an image's in the last layer."""
     inside = {"name": "pyramiddrop", "layers": [2], "keep": [0.5]}
     model, processor = tiny_model("llama", combination(VISIONZIP, inside))
-    inputs = processor(text=["A <image> B"], images=[[picture()]])
+    inputs = processor(text=["A <image> B"], images=[[random_image()]])
     crops, text = int(inputs["crops_per_image"][0]), int((inputs["input_ids"] != processor.image_token_id).sum())
     with torch.no_grad():
         cache = model(**inputs, use_cache=True).past_key_values
@@ -64,7 +67,7 @@ def test_parameters_of_the_second_are_the_methods():
 def test_the_first_limits_the_grid():
     method = combination({"name": "smaller_image", "pool": 2, "max_crops": 3}, PROXYV)
     processor = build_processor(tiny_recipe(method=method))
-    assert processor(text=["<image>"], images=[[picture(50, 150)]])["crops_per_image"].tolist() == [3]
+    assert processor(text=["<image>"], images=[[random_image(50, 150)]])["crops_per_image"].tolist() == [3]
 
 
 def test_training_runs_every_pass_of_the_first():

@@ -9,7 +9,7 @@ from proxyv.model.build import build_processor, switch_method
 from proxyv.model.layout import make_layout
 from proxyv.model.method import Prompt
 from tests.fake_view import FakeView
-from tests.tiny import picture, tiny_model, tiny_recipe
+from tests.tiny import random_image, tiny_model, tiny_recipe
 
 PATCHES = list(range(16))  # of width 1; the CLS token is −1
 
@@ -66,10 +66,10 @@ def test_smaller_image_averages_blocks():
 
 
 @pytest.mark.parametrize("max_crops, crops", [(None, 4), (5, 4), (4, 4), (3, 3), (2, 1), (1, 1)])
-def test_smaller_image_limits_the_crops_of_a_picture(max_crops, crops):
-    """A tall picture takes 1 + 3 crops of the paper's grid, 1 + 2 where that is too many, else one: all of it."""
+def test_smaller_image_limits_the_crops_of_a_image(max_crops, crops):
+    """A tall image takes 1 + 3 crops of the paper's grid, 1 + 2 where that is too many, else one: all of it."""
     processor = build_processor(tiny_recipe(method={"name": "smaller_image", "max_crops": max_crops}))
-    image = picture(50, 150)
+    image = random_image(50, 150)
     inputs = processor(text=["<image>"], images=[[image]])
     assert inputs["crops_per_image"].tolist() == [crops]
     whole = build_processor(tiny_recipe()).image_processor([image])["pixel_values"][0]
@@ -81,14 +81,14 @@ def test_a_limited_processor_is_saved_and_loaded(tmp_path):
     processor.save_pretrained(tmp_path)
     again = type(processor).from_pretrained(tmp_path)
     assert again.image_processor.grid == []
-    assert again(text=["<image>"], images=[[picture()]])["crops_per_image"].tolist() == [1]
+    assert again(text=["<image>"], images=[[random_image()]])["crops_per_image"].tolist() == [1]
 
 
 def test_switched_on_for_a_trained_model_it_limits_its_processor():
     model, processor = tiny_model("llama", {"name": "full"})
     switch_method(model, processor, {"name": "smaller_image", "max_crops": 3})
     assert processor.image_processor.grid == [[1, 2], [2, 1]]
-    inputs = processor(text=["A <image> B"], images=[[picture(50, 150)]])
+    inputs = processor(text=["A <image> B"], images=[[random_image(50, 150)]])
     assert inputs["crops_per_image"].tolist() == [3]
     model(**inputs)
 
@@ -99,7 +99,7 @@ def test_switched_on_for_a_trained_model_it_limits_its_processor():
 )
 def test_every_layer_keeps_as_many_rows_as_the_fields_say(method, tokens):
     model, processor = tiny_model("llama", method)
-    inputs = processor(text=["A <image> B"], images=[[picture()]])
+    inputs = processor(text=["A <image> B"], images=[[random_image()]])
     crops, text = int(inputs["crops_per_image"][0]), int((inputs["input_ids"] != processor.image_token_id).sum())
     with torch.no_grad():
         cache = model(**inputs, use_cache=True).past_key_values
@@ -112,7 +112,7 @@ def test_every_layer_keeps_as_many_rows_as_the_fields_say(method, tokens):
         ({"name": "random", "tokens": 0}, "method.tokens: 0 must lie between 1 and the 16"),
         ({"name": "uniform", "tokens": 17}, "method.tokens: 17 must lie between 1 and the 16"),
         ({"name": "smaller_image", "pool": 3}, "method.pool: 3 does not divide the 4 × 4"),
-        ({"name": "smaller_image", "max_crops": 0}, "method.max_crops: 0 leaves no picture"),
+        ({"name": "smaller_image", "max_crops": 0}, "method.max_crops: 0 leaves no image"),
     ],
 )
 def test_fields_that_do_not_fit(method, message):

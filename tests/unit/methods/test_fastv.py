@@ -5,7 +5,7 @@ import torch
 
 from proxyv.errors import UserError
 from proxyv.methods import make_method
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 
 
 def plain_and_fast(family, **fields):
@@ -20,7 +20,7 @@ def plain_and_fast(family, **fields):
 def test_drops_what_the_layer_before_attends_to_least(family, layer, drop, keep):
     """Rank by the weights that eager attention returns, gather once, go on at the original positions."""
     plain, fast, processor = plain_and_fast(family, layer=layer, drop=drop)
-    inputs = processor(text=["A <image> B"], images=[[picture(60, 40)]])
+    inputs = processor(text=["A <image> B"], images=[[random_image(60, 40)]])
     placeholders = (inputs["input_ids"][0] == processor.image_token_id).nonzero().flatten()
     vision = placeholders[torch.arange(len(placeholders)) % 17 < 16]  # every 17th is a newline
     assert len(vision) == 48
@@ -54,7 +54,7 @@ def test_each_image_keeps_its_own_share():
         lambda _, args, kwargs: plans.append(kwargs["vision_plan"]), with_kwargs=True
     )
     with torch.no_grad():
-        fast(**processor(text=["<image><image>A", "B"], images=[[picture(60, 40), picture(30, 90, 2)], []]))
+        fast(**processor(text=["<image><image>A", "B"], images=[[random_image(60, 40), random_image(30, 90, 2)], []]))
     hook.remove()
     first, rows = plans[0].first, plans[0].rows[1]
     assert rows.counts == tuple(count // 2 for count in first.counts) and len(rows.counts) == 2

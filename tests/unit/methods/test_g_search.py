@@ -7,7 +7,7 @@ import torch
 
 from proxyv.errors import UserError
 from proxyv.methods import make_method
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 
 
 def test_the_published_curve_has_one_share_for_each_of_32_layers():
@@ -64,7 +64,7 @@ def test_any_budget_is_met_and_shares_never_rise(steepness, budget):
 def test_layers_hold_their_share(method, kept):
     """The sigmoid may spend 1.5 layers, and the first is full; so steep, it gives the second what is left."""
     model, processor = tiny_model("qwen2", method)
-    inputs = processor(text=["A <image> B"], images=[[picture(60, 40)]])
+    inputs = processor(text=["A <image> B"], images=[[random_image(60, 40)]])
     rest = inputs["input_ids"].shape[1] - 48
     with torch.no_grad():
         output = model(**inputs, use_cache=True)

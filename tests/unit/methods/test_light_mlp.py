@@ -13,7 +13,7 @@ from proxyv.methods.light_mlp import LightMLPLayer, LightUpdate
 from proxyv.methods.shared.text_queries import make_text_query_plan
 from proxyv.model.families import FAMILIES
 from proxyv.profiling import profile_recipe
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 from tests.unit.methods.few_rows import LAYOUT, ROWS, few_rows_llm
 from tests.unit.methods.ragged import check_vision_tokens_are_blind
 
@@ -59,7 +59,7 @@ def test_one_in_each_layer_from_the_start_but_the_last():
 
 def test_vision_tokens_give_keys_and_values_only():
     model, processor = tiny_model("llama", METHOD)
-    inputs = processor(text=["A <image> B"], images=[[picture()]])
+    inputs = processor(text=["A <image> B"], images=[[random_image()]])
     rows, crops = inputs["input_ids"].shape[1], len(inputs["pixel_values"])
     layer = model.language_model.model.layers[1]
     seen = {}
@@ -74,7 +74,7 @@ def test_vision_tokens_give_keys_and_values_only():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_stands_before_a_picture_does_not_reach_its_vision_tokens(family):
+def test_what_stands_before_a_image_does_not_reach_its_vision_tokens(family):
     model, processor = tiny_model(family, {**METHOD, "start_layer": 0})
     check_vision_tokens_are_blind(model, processor)
 

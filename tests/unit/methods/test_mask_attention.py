@@ -7,7 +7,7 @@ from proxyv.errors import UserError
 from proxyv.methods.mask_attention import MaskedLayer, MaskPlan, without_each_other
 from proxyv.model.families import FAMILIES
 from proxyv.model.layout import make_layout
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 from tests.unit.methods.few_rows import LAYOUT, ROWS, few_rows_llm
 
 METHOD = {"name": "mask_attention", "start_layer": 1}
@@ -56,7 +56,7 @@ def test_who_sees_whom(positions):
 def test_only_layers_from_the_start_are_masked(family):
     """A mask in the last layer alone changes vision tokens, and no text; one from layer 1 on changes both."""
     full, processor = tiny_model(family)
-    inputs = processor(text=["A <image> B"], images=[[picture()]])
+    inputs = processor(text=["A <image> B"], images=[[random_image()]])
     states = {}
     for name, model in {
         "full": full,
@@ -83,4 +83,4 @@ def test_a_back_end_without_masks_is_refused():
     model, processor = tiny_model("llama", METHOD)
     model.language_model.set_attn_implementation("flex_attention")
     with pytest.raises(UserError, match="'flex_attention' cannot take mask_attention's dense mask; use sdpa or eager"):
-        model(**processor(text=["<image>A"], images=[[picture()]]))
+        model(**processor(text=["<image>A"], images=[[random_image()]]))

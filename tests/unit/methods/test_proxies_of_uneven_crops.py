@@ -5,7 +5,7 @@ import torch
 
 from proxyv.methods.proxyv_ns import LearnedProxies
 from proxyv.model.vision import tower_blocks
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 
 METHOD = {
     "name": "combination",
@@ -16,7 +16,7 @@ METHOD = {
 SHARPER = 30  # the scores of its CLS token
 PRUMERGE = METHOD["before_llm"]
 TEXTS = ["A <image> B", "<image>C", "value of C", "<image>A <image> D"]
-IMAGES = [[picture(60, 40, 1)], [picture(40, 40, 3)], [], [picture(30, 90, 2), picture(40, 40, 3)]]
+IMAGES = [[random_image(60, 40, 1)], [random_image(40, 40, 3)], [], [random_image(30, 90, 2), random_image(40, 40, 3)]]
 
 
 def uneven_model(family, method=METHOD):
@@ -54,7 +54,7 @@ def test_a_padded_batch_equals_the_samples_alone_gradients_included(plus):
 
 
 def kept(model, processor, images):
-    """Tokens that are left of each crop of some pictures."""
+    """Tokens that are left of each crop of some images."""
     inputs = processor(text=["<image>" * len(images)], images=[images])
     prompt = model.read_prompt(inputs["input_ids"], None, inputs["crops_per_image"])
     with torch.no_grad():

@@ -11,7 +11,7 @@ from proxyv.model.build import build_config
 from proxyv.model.layout import make_layout
 from proxyv.model.method import Prompt
 from tests.fake_view import FakeView
-from tests.tiny import picture, tiny_model, tiny_recipe
+from tests.tiny import random_image, tiny_model, tiny_recipe
 
 # Attention of the CLS token to itself and to patches 0 to 8, in percent. Patches alone: the quartiles are the third
 # and the seventh in order, 3 and 7, so that outliers lie above 7 + 1.5 · 4 = 13.
@@ -103,7 +103,7 @@ def test_published_counts():
 def test_every_layer_keeps_what_the_images_have_left():
     """Two images with different counts, one behind the other."""
     model, processor = tiny_model("llama", {"name": "prumerge", "neighbours": 3})
-    inputs = processor(text=["A <image><image> B"], images=[[picture(60, 40, 1), picture(30, 90, 2)]])
+    inputs = processor(text=["A <image><image> B"], images=[[random_image(60, 40, 1), random_image(30, 90, 2)]])
     layout = model.read_prompt(inputs["input_ids"], None, inputs["crops_per_image"])
     with torch.no_grad():
         tokens = model.method.select(model, model.view(inputs["pixel_values"]), layout)

@@ -38,19 +38,19 @@ def test_pooling_by_hand():
 @pytest.mark.parametrize(
     "rows, expected",
     [  # "." padding, "i" image, "t" text, "s" supervised text
-        ("ttiittss", "....tt.."),  # text before the picture is no part of the question
+        ("ttiittss", "....tt.."),  # text before the image is no part of the question
         (".iitttss", "...ttt.."),
         ("iitsstts", "..t....."),  # the first question of several
-        ("tstiitss", ".....t.."),  # a picture in the second turn
-        ("...ttiis", "...tt..."),  # nothing behind the picture: the text before it
+        ("tstiitss", ".....t.."),  # an image in the second turn
+        ("...ttiis", "...tt..."),  # nothing behind the image: the text before it
         ("..iissss", "........"),  # no text at all
         ("..iitttt", "....tttt"),  # inference
         ("...tttii", "...ttt.."),
-        ("ttssttss", "tt......"),  # no picture
+        ("ttssttss", "tt......"),  # no image
     ],
 )
 def test_question_rows_by_hand(rows, expected):
-    """Crops of one vision token and its newline: two rows a picture."""
+    """Crops of one vision token and its newline: two rows an image."""
     marks = torch.tensor([[ord(mark) for mark in rows]])
     is_image, supervised = marks == ord("i"), marks == ord("s")
     labels = torch.where(supervised, 5, -100) if "s" in rows else None
@@ -61,11 +61,11 @@ def test_question_rows_by_hand(rows, expected):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "phi3"])
 def test_question_states_are_those_of_each_question_alone(family):
-    """In a batch of questions of different lengths, left-padded, with a sample that has no picture."""
+    """In a batch of questions of different lengths, left-padded, with a sample that has no image."""
     model, processor = tiny_model(family, FIELDS)
     with torch.no_grad():
         states = question_states(model, prompt_of(model, ragged_batch(processor, TEXTS)))
-        for sample, question in ((0, " value of C"), (2, "C")):  # what stands behind the last picture
+        for sample, question in ((0, " value of C"), (2, "C")):  # what stands behind the last image
             ids = processor(text=[question])["input_ids"]
             alone = model.language_model.model(input_ids=ids).last_hidden_state[0, -1]
             torch.testing.assert_close(states[sample], alone, atol=1e-5, rtol=1e-4)
@@ -109,7 +109,7 @@ def test_the_question_is_read_without_gradient():
 
 
 def test_every_rank_reads_a_question():
-    """A training batch without pictures takes the same steps through the LLM as one with pictures."""
+    """A training batch without images takes the same steps through the LLM as one with images."""
     model, processor = tiny_model("llama", FIELDS)
     calls = []
     model.language_model.model.register_forward_hook(lambda *_: calls.append(1))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 
 METHODS = [
     {"name": "fastv", "layer": 1, "drop": 0.5},
@@ -15,9 +15,9 @@ METHODS = [
     {"name": "voco_llama", "tokens": 2},
 ]
 SAMPLES = [
-    ("A <image> B", [picture(60, 40, 1)]),
+    ("A <image> B", [random_image(60, 40, 1)]),
     ("value of C", []),
-    ("<image>A<image>", [picture(40, 40, 2), picture(90, 30, 3)]),
+    ("<image>A<image>", [random_image(40, 40, 2), random_image(90, 30, 3)]),
 ]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method["name"])
 
@@ -35,7 +35,7 @@ def together(processor):
 def test_beam_search_scores_what_it_returns(method, family):
     """Beams reorder the cache of every layer: the score of the best one is that of its tokens in one pass."""
     model, processor = tiny_model(family, method)
-    # A random model may well say the placeholder, which a prompt must not have without a picture.
+    # A random model may well say the placeholder, which a prompt must not have without an image.
     options = dict(
         suppress_tokens=[processor.image_token_id], num_beams=3, max_new_tokens=5, length_penalty=0.0, eos_token_id=None
     )

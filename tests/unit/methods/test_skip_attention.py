@@ -9,7 +9,7 @@ from proxyv.methods.shared.text_queries import make_text_query_plan
 from proxyv.methods.skip_attention import SkipAttentionLayer
 from proxyv.model.families import FAMILIES
 from proxyv.profiling import profile_recipe
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 from tests.unit.methods.few_rows import LAYOUT, ROWS, few_rows_llm
 from tests.unit.methods.ragged import check_vision_tokens_are_blind
 
@@ -35,7 +35,7 @@ def test_five_rows_by_hand():
 
 def test_queries_are_computed_for_text_and_newlines_only():
     model, processor = tiny_model("llama", METHOD)
-    inputs = processor(text=["A <image> B"], images=[[picture()]])
+    inputs = processor(text=["A <image> B"], images=[[random_image()]])
     rows, crops = inputs["input_ids"].shape[1], len(inputs["pixel_values"])
     attention = model.language_model.model.layers[1].self_attn
     seen = {}
@@ -53,7 +53,7 @@ def test_no_parameters_are_added():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_stands_before_a_picture_does_not_reach_its_vision_tokens(family):
+def test_what_stands_before_a_image_does_not_reach_its_vision_tokens(family):
     """Nothing does: each goes its own way. In the baseline they see the text."""
     model, processor = tiny_model(family, {"name": "skip_attention", "start_layer": 0})
     check_vision_tokens_are_blind(model, processor)

@@ -8,7 +8,7 @@ from proxyv.errors import UserError
 from proxyv.methods import make_method
 from proxyv.methods.shared.row_subset import all_rows
 from proxyv.methods.videollm_mod import BoundedRouter, RoutedLayer, RoutedPlan, Router
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 from tests.unit.methods.few_rows import LAYOUT, ROWS, few_rows_llm
 
 
@@ -58,7 +58,7 @@ def test_chosen_layers_keep_a_share_of_each_crop(layers, chosen):
     model.language_model.model.layers[chosen[0]].register_forward_pre_hook(
         lambda _, args, kwargs: plans.append(kwargs["vision_plan"]), with_kwargs=True
     )
-    inputs = processor(text=["A <image> B"], images=[[picture(60, 40)]])  # three crops
+    inputs = processor(text=["A <image> B"], images=[[random_image(60, 40)]])  # three crops
     length = inputs["input_ids"].shape[1]
     with torch.no_grad():
         output = model(**inputs, use_cache=True)

@@ -8,7 +8,7 @@ import torch
 from proxyv.errors import UserError
 from proxyv.methods import make_method
 from tests.fake_view import FakeView
-from tests.tiny import picture, tiny_model, tiny_recipe
+from tests.tiny import random_image, tiny_model, tiny_recipe
 
 METHOD = {"name": "visionzip", "dominant": 3, "contextual": 2}
 HIDDEN = [100, 1, 2, 4, 8, 16, 32]  # CLS, then patches 0 to 5, of width 1
@@ -49,7 +49,7 @@ def test_two_crops_by_hand():
 
 def test_every_layer_keeps_as_many_rows_as_the_fields_say():
     model, processor = tiny_model("llama", METHOD)
-    inputs = processor(text=["A <image> B"], images=[[picture()]])
+    inputs = processor(text=["A <image> B"], images=[[random_image()]])
     crops, text = int(inputs["crops_per_image"][0]), int((inputs["input_ids"] != processor.image_token_id).sum())
     with torch.no_grad():
         cache = model(**inputs, use_cache=True).past_key_values

@@ -1,4 +1,4 @@
-"""VoCo-LLaMA: who sees whom and what stays in the cache, worked out by hand; what text can know of a picture."""
+"""VoCo-LLaMA: who sees whom and what stays in the cache, worked out by hand; what text can know of an image."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ from transformers.cache_utils import DynamicCache
 
 from proxyv.errors import UserError
 from proxyv.methods import make_method
-from proxyv.methods.voco_llama import rows_of_pictures, within_pictures
+from proxyv.methods.voco_llama import rows_of_images, within_images
 from proxyv.model.build import build_model, build_processor
 from proxyv.model.cache import CachedRows, set_cached_rows
 from proxyv.model.layout import make_layout
-from tests.tiny import picture, tiny_model, tiny_recipe
+from tests.tiny import random_image, tiny_model, tiny_recipe
 
-# Crops of two vision tokens. Sample 0: text, a picture, text, a picture, text. Sample 1: two rows of padding, text, a
-# picture of two crops. One learned token c goes behind each picture, which makes 11 rows and, with padding, as many.
+# Crops of two vision tokens. Sample 0: text, an image, text, an image, text. Sample 1: two rows of padding, text, a
+# image of two crops. One learned token c goes behind each image, which makes 11 rows and, with padding, as many.
 #     row    0  1  2  3  4  5  6  7  8  9 10
 #            t [v  v  n  c] t [v  v  n  c] t
 #            -  -  -  t [v  v  n  v  v  n  c]
@@ -25,9 +25,9 @@ SEEN = [
         1: [0, 1],
         2: [0, 1, 2],
         3: [0, 1, 2, 3],
-        4: [0, 1, 2, 3, 4],  # c sees its picture
+        4: [0, 1, 2, 3, 4],  # c sees its image
         5: [0, 4, 5],  # text sees c in its place
-        6: [0, 4, 5, 6],  # and so does another picture
+        6: [0, 4, 5, 6],  # and so does another image
         7: [0, 4, 5, 6, 7],
         8: [0, 4, 5, 6, 7, 8],
         9: [0, 4, 5, 6, 7, 8, 9],
@@ -39,10 +39,10 @@ SEEN = [
 
 def test_who_sees_whom():
     layout, _ = make_layout(IS_IMAGE, MASK, [1, 1, 2], 2).resized(2, extra=1)
-    pictures = rows_of_pictures(layout)
-    assert pictures[0].tolist() == [-1, 0, 0, 0, 0, -1, 1, 1, 1, 1, -1]
-    assert pictures[1].tolist() == [-1, -1, -1, -1, 2, 2, 2, 2, 2, 2, 2]
-    visible = within_pictures(layout, pictures)
+    images = rows_of_images(layout)
+    assert images[0].tolist() == [-1, 0, 0, 0, 0, -1, 1, 1, 1, 1, -1]
+    assert images[1].tolist() == [-1, -1, -1, -1, 2, 2, 2, 2, 2, 2, 2]
+    visible = within_images(layout, images)
     for sample, rows in enumerate(SEEN):
         for row, seen in rows.items():
             assert visible[sample, row].nonzero().flatten().tolist() == seen
@@ -68,7 +68,9 @@ def test_a_cache_layer_returns_all_rows_of_the_prompt_and_keeps_some():
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_the_cache_keeps_text_and_learned_tokens_at_true_positions(tokens):
     model, processor = tiny_model("qwen2", {"name": "voco_llama", "tokens": tokens})
-    inputs = processor(text=["<image>A<image> B", "value"], images=[[picture(60, 40), picture(30, 90, 2)], []])
+    inputs = processor(
+        text=["<image>A<image> B", "value"], images=[[random_image(60, 40), random_image(30, 90, 2)], []]
+    )
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     text = ((ids != processor.image_token_id) & mask).sum(1)
     with torch.no_grad():
@@ -80,8 +82,8 @@ def test_the_cache_keeps_text_and_learned_tokens_at_true_positions(tokens):
 
 
 @pytest.mark.parametrize("layers, differ", [(1, False), (2, True)])
-def test_text_knows_a_picture_by_the_learned_tokens_alone(layers, differ):
-    """In the first layer these have seen nothing yet, so with one layer text cannot tell pictures apart."""
+def test_text_knows_a_image_by_the_learned_tokens_alone(layers, differ):
+    """In the first layer these have seen nothing yet, so with one layer text cannot tell images apart."""
     recipe = tiny_recipe("llama", {"name": "voco_llama"})
     recipe.llm.config["num_hidden_layers"] = layers
     torch.manual_seed(0)
@@ -90,7 +92,7 @@ def test_text_knows_a_picture_by_the_learned_tokens_alone(layers, differ):
     logits = []
     with torch.no_grad():
         for seed in (1, 2):
-            inputs = processor(text=["A <image> B"], images=[[picture(seed=seed)]])
+            inputs = processor(text=["A <image> B"], images=[[random_image(seed=seed)]])
             logits.append(model(**inputs, logits_to_keep=1).logits)
     assert (not torch.allclose(*logits, atol=1e-5)) == differ
 
@@ -99,7 +101,7 @@ def test_other_back_ends_are_refused():
     model, processor = tiny_model("llama", {"name": "voco_llama"})
     model.language_model.set_attn_implementation("flex_attention")
     with pytest.raises(UserError, match="dense mask"):
-        model(**processor(text=["<image>A"], images=[[picture()]]))
+        model(**processor(text=["<image>A"], images=[[random_image()]]))
 
 
 def test_fields_that_do_not_fit():

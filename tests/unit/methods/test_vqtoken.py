@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from proxyv.errors import UserError
 from proxyv.methods.vqtoken import by_image, cluster, means
 from proxyv.model.method import VisionTokens
-from tests.tiny import picture, tiny_model
+from tests.tiny import random_image, tiny_model
 from tests.unit.methods.ragged import ragged_batch
 
 FIELDS = {"name": "vqtoken", "codes": 4, "iterations": 3, "inner_size": 16, "heads": 2}
@@ -99,11 +99,11 @@ def test_codes_stand_in_the_first_crop_and_every_crop_keeps_its_newline():
 def test_the_same_tokens_every_time():
     """In another batch, and in another order of samples."""
     model, processor = tiny_model("llama", FIELDS)
-    pictures = [picture(60, 40, 1), picture(30, 90, 2), picture(30, 30, 3)]
+    images = [random_image(60, 40, 1), random_image(30, 90, 2), random_image(30, 30, 3)]
     with torch.no_grad():
         logits = []
         for order in ((0, 1, 2), (2, 0, 1), (1,)):
-            inputs = processor(text=["A <image> B"] * len(order), images=[[pictures[i]] for i in order])
+            inputs = processor(text=["A <image> B"] * len(order), images=[[images[i]] for i in order])
             logits.append(model(**inputs, logits_to_keep=1).logits[order.index(1)])
     torch.testing.assert_close(logits[1], logits[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(logits[2], logits[0], atol=1e-4, rtol=1e-4)
