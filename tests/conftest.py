@@ -39,11 +39,7 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
-    """The folder of recorded golden tensors: PROXYV_GOLDEN_DIR, or shared/golden beside the checkout."""
-    named = os.environ.get("PROXYV_GOLDEN_DIR")
-    folder = Path(named) if named else REPO.parent / "shared" / "golden"
-    if folder.is_dir():
-        return folder
-    if named:  # a slip in a path that somebody typed must not pass as a skip
-        pytest.fail(f"PROXYV_GOLDEN_DIR={named} is no folder")
-    pytest.skip(f"no golden tensors: {folder} is no folder and PROXYV_GOLDEN_DIR is not set")
+    """The folder of recorded golden tensors."""
+    from tests.parity.recordings import golden_folder
+
+    return golden_folder()

@@ -3,15 +3,14 @@
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
 from proxyv.environment import environment
+from proxyv.files import CHECKOUT
 from proxyv.report.markdown import replace_table
 
-REPO = Path(__file__).resolve().parents[1]
-RESULT = REPO / "eval" / "results" / "support.json"
+RESULT = CHECKOUT / "eval" / "results" / "support.json"
 WORDS = {"passed": "pass", "failed": "**fails**", "skipped": "needs a GPU", "refused": "refused"}
 
 
@@ -45,7 +44,7 @@ def update(document, cases):
 
 if __name__ == "__main__":
     outcomes = Outcomes()
-    code = pytest.main([str(REPO / "tests" / "contract" / "test_support.py"), "-q"], plugins=[outcomes])
+    code = pytest.main([str(CHECKOUT / "tests" / "contract" / "test_support.py"), "-q"], plugins=[outcomes])
     RESULT.write_text(json.dumps({"cases": outcomes.cases, "environment": environment()}, indent=1) + "\n")
-    update(REPO / "eval" / "README.md", outcomes.cases)
+    update(CHECKOUT / "eval" / "README.md", outcomes.cases)
     sys.exit(code)

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from proxyv.config import load_recipe, read_yaml
+from proxyv.files import CHECKOUT
 from proxyv.model.build import build_model
 from proxyv.model.image_processing import PAPER_GRID
 from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
 
-REPO = Path(__file__).resolve().parents[2]
-CONFIGS = REPO / "configs"
+CONFIGS = CHECKOUT / "configs"
 RECIPES = sorted(p for room in ("recipes", "ablations") for p in (CONFIGS / room).rglob("*.yaml"))
 PARTS = sorted(p for room in ("llm", "vision", "method", "data", "stages") for p in (CONFIGS / room).rglob("*.yaml"))
 PAPER_LLMS = ("vicuna-7b", "vicuna-13b", "llama3-8b", "qwen2-7b", "phi3-3b", "internlm2.5-7b")
-PUBLISHED = json.loads((REPO / "eval" / "published.json").read_text(encoding="utf-8"))
+PUBLISHED = json.loads((CHECKOUT / "eval" / "published.json").read_text(encoding="utf-8"))
 
 # Published parameter counts of the language models.
 STAGE_1_RATES = {"qwen2-7b": 8e-4, "phi3-3b": 5e-4}  # of the guided updates; 3e-4 for the others
@@ -79,7 +79,7 @@ def test_recipe_loads_and_builds(path: Path) -> None:
         assert set(stage.train) <= set(MODULE_GROUPS), stage_name
         assert set(stage.group_learning_rate) <= set(stage.train), stage_name
         assert stage.global_batch_size % stage.micro_batch_size == 0, stage_name
-        assert stage.deepspeed is None or (REPO / stage.deepspeed).is_file(), stage_name
+        assert stage.deepspeed is None or (CHECKOUT / stage.deepspeed).is_file(), stage_name
 
 
 @pytest.mark.parametrize("path", PAPER_RECIPES, ids=name_of)

@@ -6,12 +6,12 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from proxyv.checkpoints.run_folder import find_model
 from proxyv.config import load_recipe, save_recipe
+from proxyv.files import CHECKOUT
 from proxyv.train import train
 from tests.small_runs import figures, page_recipe, stage
 
@@ -59,7 +59,7 @@ def launch(arguments, folder):
     """Run a script or module on two processes in `folder`."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    environment["PYTHONPATH"] = str(CHECKOUT)
     return subprocess.run(
         [*launcher, *arguments], capture_output=True, text=True, timeout=200, env=environment, cwd=folder
     )

@@ -1,6 +1,6 @@
 """Say at the end how many of the recorded cases were run."""
 
-from tests.parity.golden import find_cases, golden_folder
+from tests.parity.recordings import find_cases, golden_folder
 
 
 def pytest_terminal_summary(terminalreporter):

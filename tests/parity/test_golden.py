@@ -6,7 +6,7 @@ import torch
 from proxyv.convert import load_authors
 from proxyv.convert.authors import rename_key
 from proxyv.convert.tower import tower_prefix
-from tests.parity.golden import Case, find_cases, golden_folder
+from tests.parity.recordings import Case, find_cases, golden_folder
 
 FOLDER = golden_folder()
 CASES = find_cases(FOLDER)

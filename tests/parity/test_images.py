@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from proxyv.model.image_processing import ProxyVImageProcessor, best_grid
-from tests.parity.golden import pixels
+from tests.parity.recordings import pixels
 
 
 def test_any_resolution_table(golden_dir):

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 import proxyv
+from proxyv.files import CHECKOUT
 
-REPO = Path(__file__).resolve().parents[2]
-PYPROJECT = (REPO / "pyproject.toml").read_text(encoding="utf-8")
-SCRIPTS = sorted([*(REPO / "scripts").rglob("*.sh"), REPO / ".ci" / "run"])
+PYPROJECT = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
+SCRIPTS = sorted([*(CHECKOUT / "scripts").rglob("*.sh"), CHECKOUT / ".ci" / "run"])
 
 
 def test_import_is_lazy() -> None:
     code = "import sys, proxyv; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
     assert done.stdout.strip() == "[]"
 
 
@@ -36,7 +36,7 @@ def test_version_is_the_declared_one() -> None:
 
 
 def test_licence() -> None:
-    text = (REPO / "LICENSE").read_text(encoding="utf-8")
+    text = (CHECKOUT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text
     assert 'license = "Apache-2.0"' in PYPROJECT
@@ -47,11 +47,11 @@ def test_not_a_dependency(name: str) -> None:
     """Neither is required by an extra nor imported, not even optionally."""
     assert f'"{name}' not in PYPROJECT
     imports = re.compile(rf"^\s*(import|from) {name}\b", re.MULTILINE)
-    users = [f for f in (REPO / "proxyv").rglob("*.py") if imports.search(f.read_text(encoding="utf-8"))]
+    users = [f for f in (CHECKOUT / "proxyv").rglob("*.py") if imports.search(f.read_text(encoding="utf-8"))]
     assert users == []
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(REPO)))
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
 def test_script(script: Path) -> None:
     assert os.access(script, os.X_OK), f"{script} is not executable"
     assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n")

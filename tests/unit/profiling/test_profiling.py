@@ -14,6 +14,7 @@ import torch
 
 from proxyv.config import LLMSpec, load_recipe, save_recipe
 from proxyv.errors import UserError
+from proxyv.files import CHECKOUT
 from proxyv.model.build import build_model
 from proxyv.profiling import bench_recipe, profile_recipe
 from proxyv.profiling.bench import median_and_iqr, paired_ratio
@@ -22,8 +23,7 @@ from proxyv.profiling.prefill import run_prefill
 from proxyv.profiling.sample import make_inputs
 from tests.profiled import GRID, profiled_recipe
 
-REPO = Path(__file__).resolve().parents[2]
-RECIPES = REPO / "configs" / "recipes"
+RECIPES = CHECKOUT / "configs" / "recipes"
 
 
 # ── closed formulas: matrix products only, 2 FLOPs a multiply-add, causal attention counted as full ──────────────

@@ -21,10 +21,10 @@ from proxyv.experiments.paper_flops import (
     reproduce_row,
     write_efficiency,
 )
+from proxyv.files import CHECKOUT
 from proxyv.report.published import published, published_figure, recipe_name
 
-REPO = Path(__file__).resolve().parents[2]
-RESULTS = REPO / "eval" / "results"
+RESULTS = CHECKOUT / "eval" / "results"
 ROWS = [row for row in published()["fine"] if row["flops_reduction_pct"] is not None]
 
 

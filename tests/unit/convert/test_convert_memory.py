@@ -10,7 +10,7 @@ import torch
 from proxyv.convert.authors import authors_config
 from proxyv.convert.folder import meta_model
 from tests.tiny import tiny_model
-from tests.unit.test_convert import their_config, their_name, write_checkpoint, write_tower
+from tests.unit.convert.test_convert import their_config, their_name, write_checkpoint, write_tower
 
 SHARDS, MEGABYTE = 8, 2**20
 MEASURE = """

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from proxyv.config import load_recipe
+from proxyv.files import CHECKOUT
 from proxyv.model.build import build_model
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.vision import TowerView
@@ -24,9 +24,6 @@ from proxyv.profiling.memory import LiveTensors
 from proxyv.profiling.prefill import DTYPE, run_prefill, shapes
 from proxyv.profiling.sample import make_inputs, method_crops
 from tests.profiled import profiled_recipe
-
-REPO = Path(__file__).resolve().parents[2]
-
 
 PYRAMID = {"name": "pyramiddrop", "layers": [1, 3], "keep": [0.5, 0.25]}
 
@@ -140,7 +137,7 @@ class OneRow(Method):
 
 
 def test_a_method_that_limits_the_grid_gets_fewer_crops_of_the_same_image(monkeypatch: Any) -> None:
-    recipe = load_recipe(REPO / "configs/recipes/vicuna-7b-full.yaml")  # grids 1×2, 2×1, 2×2, 3×1, 1×3
+    recipe = load_recipe(CHECKOUT / "configs/recipes/vicuna-7b-full.yaml")  # grids 1×2, 2×1, 2×2, 3×1, 1×3
     assert [method_crops(recipe, crops) for crops in (1, 3, 4, 5)] == [1, 3, 4, 5]
     monkeypatch.setattr(sample_module, "make_method", lambda fields: OneRow())
     assert method_crops(recipe, 5) == 3  # of a square image, 2 × 1 crops keep as much as 3 × 1, and waste less

@@ -20,8 +20,8 @@ STD = np.float32([0.26862954, 0.26130258, 0.27577711])
 
 
 def golden_folder() -> Path:
-    """The folder of recordings: PROXYV_GOLDEN_DIR, or shared/golden beside the checkout."""
-    return Path(os.environ.get("PROXYV_GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden"))
+    """The folder of recordings: PROXYV_GOLDEN_DIR, or those that travel with the project."""
+    return Path(os.environ.get("PROXYV_GOLDEN_DIR", Path(__file__).parent / "golden"))
 
 
 def find_cases(folder: Path) -> list[tuple[str, str]]:
