@@ -18,7 +18,7 @@ import torch
 from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout
-from proxyv.model.method import Method, Plan, Prompt, VisionTokens
+from proxyv.model.method import HOOKS_BEFORE_LLM, HOOKS_INSIDE_LLM, Method, Plan, Prompt, VisionTokens, overrides
 from proxyv.model.pretrained import ProxyVPreTrainedModel
 from proxyv.model.registry import describe_method, make_method
 from proxyv.model.vision import TowerView
@@ -27,7 +27,6 @@ PUBLISHED = {
     "before_llm": {"name": "visionzip", "dominant": 360, "contextual": 40},
     "inside_llm": {"name": "proxyv_ns", "start_layer": 12},
 }
-HOOKS_BEFORE_LLM = ("limit_grid", "tokens_per_crop", "select", "merge")
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Combination(Method):
             # What classes declare for other methods depends on the two here.
             "modules": (*first.modules, *second.modules),
             "needs": tuple(dict.fromkeys((*first.needs, *second.needs))),
+            "trained": first.trained or second.trained,
             "approximate": first.approximate or second.approximate,
             "keeps_grid": first.keeps_grid,
         }
@@ -74,9 +74,9 @@ class Combination(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         first, second = self.first, self.second
-        if _overrides(first, ("plan",)):
+        if overrides(first, HOOKS_INSIDE_LLM):
             raise UserError(f"method.before_llm: '{first.name}' acts inside the LLM; name it under method.inside_llm")
-        if _overrides(second, HOOKS_BEFORE_LLM):
+        if overrides(second, HOOKS_BEFORE_LLM):
             raise UserError(f"method.inside_llm: '{second.name}' acts before the LLM; name it under method.before_llm")
         if "grid" in second.needs and not first.keeps_grid:
             raise UserError(
@@ -117,10 +117,6 @@ class Combination(Method):
 
 def _make(place: str, fields: dict[str, Any]) -> Method:
     return make_method(fields, f"method.{place}")
-
-
-def _overrides(method: Method, hooks: Sequence[str]) -> bool:
-    return any(getattr(type(method), hook) is not getattr(Method, hook) for hook in hooks)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The control without any saving: every vision token goes through every layer.
+"""Full, the control without any saving: every vision token goes through every layer.
 
 Paper: the LLaVA-NeXT baseline with one newline token per crop, arXiv 2505.15816 section 4 ("baseline").
 Deviations: none.

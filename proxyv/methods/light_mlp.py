@@ -28,6 +28,7 @@ class LightMLP(TextQueryMethod):
     """From `start_layer` on, vision tokens go through a light MLP only."""
 
     name: ClassVar[str] = "light_mlp"
+    trained: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("light_mlp",)
 
     hidden_ratio: int = 4  # LLM width / hidden width

@@ -27,6 +27,7 @@ class M3(Method):
     """Training covers all `scales`, in vision tokens per crop; inference uses `scale`, one of them."""
 
     name: ClassVar[str] = "m3"
+    trained: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("grid",)
 
     scales: tuple[int, ...] = (1, 9, 36, 144, 576)

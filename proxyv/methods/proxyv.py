@@ -77,6 +77,7 @@ class ProxyV(ProxyMethod):
     """Spatial proxies; each stands for a block of `downsample` × `downsample` vision tokens of its crop."""
 
     name: ClassVar[str] = "proxyv"
+    trained: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("grid",)
 
     downsample: int = 4

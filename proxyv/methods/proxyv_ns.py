@@ -24,6 +24,7 @@ class NonSpatialProxyV(ProxyMethod):
     """Learned proxies; works for any number of vision tokens per crop."""
 
     name: ClassVar[str] = "proxyv_ns"
+    trained: ClassVar[bool] = True
 
     queries: int = 36  # proxies per crop
 

@@ -34,6 +34,7 @@ class QueCC(Method):
     """One vision token per `window` × `window` patches; `key_layers` index the tower's hidden states."""
 
     name: ClassVar[str] = "quecc"
+    trained: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("reducer",)
     needs: ClassVar[tuple[str, ...]] = ("question", "tower_layers", "grid")
 

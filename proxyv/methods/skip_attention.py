@@ -24,6 +24,7 @@ class SkipAttention(TextQueryMethod):
     """From `start_layer` on, vision tokens do not attend."""
 
     name: ClassVar[str] = "skip_attention"
+    trained: ClassVar[bool] = True
 
     def mixin(self) -> type[TextQueryLayer]:
         return SkipAttentionLayer

@@ -31,6 +31,7 @@ class STF(Method):
     for the model's own feature layer."""
 
     name: ClassVar[str] = "stf"
+    trained: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("reducer",)
     needs: ClassVar[tuple[str, ...]] = ("tower_layers", "grid")
 

@@ -44,6 +44,7 @@ class VideoLLMMoD(Method):
     """A share `keep` of each crop's vision tokens goes through the chosen layers."""
 
     name: ClassVar[str] = "videollm_mod"
+    trained: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("router",)
 
     keep: float = 0.2

@@ -35,6 +35,7 @@ class VisToG(Method):
     """`tokens` vision tokens per crop, one for each semantic token; 64 is the fewest that the paper tests."""
 
     name: ClassVar[str] = "vistog"
+    trained: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("reducer",)
     needs: ClassVar[tuple[str, ...]] = ("tower_layers",)
     approximate: ClassVar[bool] = True

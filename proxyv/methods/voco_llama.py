@@ -39,6 +39,7 @@ class VoCoLLaMA(Method):
     """`tokens` learned vectors behind each image."""
 
     name: ClassVar[str] = "voco_llama"
+    trained: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("reducer",)
     needs: ClassVar[tuple[str, ...]] = ("dense_mask",)
     text_reads_newlines: ClassVar[bool] = False

@@ -36,6 +36,7 @@ class VQToken(Method):
     """`codes` vision tokens per image, whatever its number of crops."""
 
     name: ClassVar[str] = "vqtoken"
+    trained: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("reducer",)
     approximate: ClassVar[bool] = True
     keeps_grid: ClassVar[bool] = False

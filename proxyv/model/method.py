@@ -75,6 +75,8 @@ class Method:
     modules: ClassVar[tuple[str, ...]] = ()
     # What it needs beyond the features, of `NEEDS`.
     needs: ClassVar[tuple[str, ...]] = ()
+    # Whether the method has to be trained. One without it works on trained models as they are, and may be trained too.
+    trained: ClassVar[bool] = False
     # Where the method is rebuilt from what little is public.
     approximate: ClassVar[bool] = False
     # Whether what enters the LLM is still a square grid in raster order.
@@ -112,3 +114,12 @@ class Method:
     def training_passes(self) -> Sequence[Method]:
         """The methods under which each training batch runs, one pass each; the loss is their mean."""
         return (self,)
+
+
+HOOKS_BEFORE_LLM = ("limit_grid", "tokens_per_crop", "select", "merge")
+HOOKS_INSIDE_LLM = ("plan",)
+
+
+def overrides(method: Method, hooks: Sequence[str]) -> bool:
+    """Whether a method does anything of its own in one of these hooks."""
+    return any(getattr(type(method), hook) is not getattr(Method, hook) for hook in hooks)
