@@ -3,7 +3,7 @@
 benchmarks.py  what a benchmark or suite YAML holds      samples.py     its data, from local files
 metrics.py     the scores of one answer                  answers.py     greedy answers, in batches
 runner.py      evaluate a model, resume                  scoring.py     means, suites, scoring again
-vqa_answers.py the form VQA accuracy compares
+vqa_answers.py the form VQA accuracy compares            rescoring.py   a folder of results scored again
 
     <output_dir>/<benchmark>.jsonl     one line per sample, appended as answers come
     <output_dir>/<benchmark>.json      scores and everything they were measured with
@@ -11,6 +11,7 @@ vqa_answers.py the form VQA accuracy compares
 """
 
 from proxyv.evaluation.benchmarks import Benchmark, Suite, list_names, load_benchmark, load_suite
+from proxyv.evaluation.rescoring import rescore_results
 from proxyv.evaluation.runner import evaluate, evaluate_suite
 from proxyv.evaluation.scoring import rescore
 
@@ -23,4 +24,5 @@ __all__ = [
     "load_benchmark",
     "load_suite",
     "rescore",
+    "rescore_results",
 ]

@@ -1,0 +1,142 @@
+"""Score stored results again: one benchmark, or a folder of them with the suites that are made of them.
+
+Nothing is written before everything has been read and scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proxyv.errors import UserError
+from proxyv.evaluation.benchmarks import Benchmark, load_benchmark, load_suite
+from proxyv.evaluation.scoring import rescore, summarize_suite, table_fields
+from proxyv.files import read_json, read_records, write_json
+
+# What scoring reads of a line of answers.
+ANSWER_FIELDS = {"prediction": str, "references": list, "row": dict, "new_tokens": int, "finished": bool}
+RESULT_FIELDS = ("benchmark", "benchmark_definition", "planned_samples")
+SUITE_FIELDS = ("suite", "score")
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """A benchmark's answers, the result beside them, and the benchmark they are scored by."""
+
+    answers: Path
+    result: dict[str, Any]
+    benchmark: Benchmark
+
+    @property
+    def path(self) -> Path:
+        """The result's file."""
+        return self.answers.with_suffix(".json")
+
+
+def rescore_results(
+    result: str | Path, *, benchmarks_dir: str | Path | None = None, write: bool = False
+) -> dict[str, Any]:
+    """Scores before and now, of benchmarks and of the suites in the same folder whose benchmarks are all there.
+
+    Args:
+        result: a benchmark's .jsonl or .json, or a folder of them.
+        benchmarks_dir: where benchmarks and suites are looked up first, by the names that the results have.
+        write: rewrite the answers' scores, the results and the suites' summaries.
+
+    Returns, ready for JSON: `benchmarks`, by name `file`, `main`, `before` (None where the run did not finish), `now`,
+    `scores`, `num_samples`; `suites`, by name `file`, `title`, `score_name`, `before`, `now`; and `written`.
+    Raises UserError where a file is missing, damaged or no result, or a name is unknown.
+    """
+    stored = [_read(answers, benchmarks_dir) for answers in _answer_files(Path(result))]
+    fresh = {one.benchmark.name: one.result | _score(one) for one in stored}
+    benchmarks = {one.benchmark.name: _compared(one, fresh[one.benchmark.name]) for one in stored}
+    folder = stored[0].answers.parent
+    before = {path: _read_kind(path, "suite", SUITE_FIELDS) for path in sorted(folder.glob("suite-*.json"))}
+    suites = {path: _suite(path, before[path]["suite"], fresh, benchmarks_dir) for path in before}
+    if write:
+        for one in stored:
+            rescore(one.answers, one.benchmark, write=True)
+        fresh = {one.benchmark.name: read_json(one.path) for one in stored}
+        suites = {path: _suite(path, before[path]["suite"], fresh, benchmarks_dir) for path in before}
+        for path, summary in suites.items():
+            if summary is not None:
+                write_json(path, summary)
+    return {
+        "benchmarks": benchmarks,
+        "suites": {
+            summary["suite"]: {
+                "file": str(path),
+                "title": summary["title"],
+                "score_name": summary["score_name"],
+                "before": before[path]["score"],
+                "now": summary["score"],
+            }
+            for path, summary in suites.items()
+            if summary is not None
+        },
+        "written": write,
+    }
+
+
+def _answer_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(path.glob("*.jsonl"))
+        if not found:
+            raise UserError(f"{path}: holds no answers (*.jsonl); give the folder of an evaluation, as a run's eval/")
+        return found
+    if path.suffix not in (".json", ".jsonl"):
+        raise UserError(f"{path}: is no result; give a benchmark's .jsonl or .json, or their folder")
+    return [path.with_suffix(".jsonl")]
+
+
+def _read(answers: Path, benchmarks_dir: str | Path | None) -> StoredResult:
+    result = _read_kind(answers.with_suffix(".json"), "benchmark", RESULT_FIELDS)
+    records = read_records(answers)
+    if not records:
+        raise UserError(f"{answers}: holds no answers; run the evaluation again")
+    for number, record in enumerate(records, start=1):
+        for name, kind in ANSWER_FIELDS.items():
+            if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+                raise UserError(f"{answers}: line {number} is no answer of an evaluation: '{name}' is missing or wrong")
+    return StoredResult(answers, result, load_benchmark(result["benchmark"], benchmarks_dir))
+
+
+def _read_kind(path: Path, kind: str, fields: tuple[str, ...]) -> dict[str, Any]:
+    value = read_json(path)
+    if value.get("kind") != kind or any(name not in value for name in fields):
+        raise UserError(f"{path}: is no result of a {kind}; give a benchmark's .jsonl or .json, or their folder")
+    return value
+
+
+def _score(stored: StoredResult) -> dict[str, Any]:
+    """What is new in the result."""
+    try:
+        return rescore(stored.answers, stored.benchmark) | table_fields(stored.benchmark)
+    except KeyError as error:
+        name = stored.benchmark.name
+        raise UserError(f"{stored.answers}: column {error} was not kept; evaluate {name} again") from error
+
+
+def _compared(stored: StoredResult, fresh: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "file": str(stored.path),
+        "main": fresh["main"],
+        "before": stored.result.get("main_score"),
+        "now": fresh["main_score"],
+        "scores": fresh["scores"],
+        "num_samples": fresh["num_samples"],
+    }
+
+
+def _suite(
+    path: Path, name: str, fresh: Mapping[str, Mapping[str, Any]], benchmarks_dir: str | Path | None
+) -> dict[str, Any] | None:
+    """The suite's summary from the results in its folder; None where one of them is missing or unfinished."""
+    suite = load_suite(name, benchmarks_dir)
+    results: dict[str, Mapping[str, Any]] = {}
+    for benchmark in suite.benchmarks:
+        file = path.with_name(f"{benchmark}.json")
+        results[benchmark] = fresh.get(benchmark) or (read_json(file) if file.is_file() else {})
+    return summarize_suite(suite, results) if all(result.get("complete") for result in results.values()) else None
