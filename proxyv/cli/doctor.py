@@ -1,4 +1,4 @@
-"""`proxyv doctor`: what is installed, and whether it goes together."""
+"""What `proxyv doctor` says: what is installed, and whether it goes together."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Diagnosis:
     hints: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
         return {"environment": self.environment, "faults": self.faults, "hints": self.hints}
 
     def lines(self) -> list[str]:

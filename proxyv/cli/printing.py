@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from proxyv.files import write_json
+
 
 def show(figures: dict[str, Any], as_json: bool, lines: Sequence[str]) -> None:
     """Print figures as JSON, or else these lines."""
@@ -16,8 +18,6 @@ def show(figures: dict[str, Any], as_json: bool, lines: Sequence[str]) -> None:
 def write(path: str | None, figures: dict[str, Any]) -> None:
     """Write figures as JSON where a path is given."""
     if path is not None:
-        from proxyv.files import write_json
-
         write_json(Path(path), figures)
 
 
@@ -40,3 +40,9 @@ def suite_lines(result: dict[str, Any]) -> list[str]:
         for name, of in result["benchmarks"].items()
     ]
     return [*lines, f"{result['title']}: {result['score_name']} {result['score']:.2f}"]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table for the terminal: each column as wide as its widest cell, two spaces between columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,48 @@
+"""Evaluate a trained model by generation on a suite of benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+
+from proxyv.cli.options import add_model, call
+from proxyv.cli.printing import show, suite_lines
+from proxyv.errors import UserError
+
+EXAMPLE = "runs/tiny-full --suite synthetic --batch_size 16"
+PRINTS_FIGURES = True
+OVERRIDABLE = False
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The model, the suite, and how much of it."""
+    add_model(parser)
+    parser.add_argument("--suite", default=None, help="name or YAML file (default: the recipe's)")
+    parser.add_argument("--data_root", default=None, help="folder of the benchmarks' files (default: the recipe's)")
+    parser.add_argument("--output", default=None, help="folder for results (default: eval/ in the run folder)")
+    parser.add_argument("--batch_size", type=int)
+    parser.add_argument("--limit", type=int, help="first samples of each benchmark only")
+    parser.add_argument("--resume", action="store_true", help="keep the samples that are already there")
+    parser.add_argument("--seed", type=int)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load the model, evaluate it, and print each benchmark's score and the suite's."""
+    from proxyv.checkpoints.load import load_for_evaluation
+    from proxyv.evaluation import evaluate_suite
+
+    loaded = call(load_for_evaluation, args, args.model)
+    suite = args.suite or loaded.recipe.get("suite")
+    data_root = args.data_root or loaded.recipe.get("data_root")
+    if suite is None or data_root is None:
+        raise UserError(f"{args.model}: has no recipe that names them; give --suite and --data_root")
+    result = call(
+        evaluate_suite,
+        args,
+        loaded.model,
+        loaded.processor,
+        suite,
+        data_root=data_root,
+        output_dir=args.output or loaded.run / "eval",
+        recipe=loaded.recipe,
+    )
+    show(result, args.json, suite_lines(result))
