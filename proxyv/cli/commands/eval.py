@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from proxyv.cli.options import add_model, call
+from proxyv.cli.options import add_benchmarks_dir, add_model, call
 from proxyv.cli.printing import show, suite_lines
 from proxyv.errors import UserError
 
@@ -18,6 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--suite", default=None, help="name or YAML file (default: the recipe's)")
     parser.add_argument("--data_root", default=None, help="folder of the benchmarks' files (default: the recipe's)")
+    add_benchmarks_dir(parser)
     parser.add_argument("--output", default=None, help="folder for results (default: eval/ in the run folder)")
     parser.add_argument("--batch_size", type=int)
     parser.add_argument("--limit", type=int, help="first samples of each benchmark only")
