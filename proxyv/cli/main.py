@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.print_help()
         return
     try:
-        args.overrides = parse_overrides(rest)
-        if args.overrides and not args.overridable:
+        if rest and not args.overridable:
             raise UserError(f"unknown option '{rest[0]}'; see `proxyv {args.command} --help`")
+        args.overrides = parse_overrides(rest)
         args.run(args)
     except UserError as error:
         stop(f"proxyv {args.command}", str(error))

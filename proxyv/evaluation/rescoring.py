@@ -51,31 +51,17 @@ def rescore_results(
     """
     stored = [_read(answers, benchmarks_dir) for answers in _answer_files(Path(result))]
     fresh = {one.benchmark.name: one.result | _score(one) for one in stored}
-    benchmarks = {one.benchmark.name: _compared(one, fresh[one.benchmark.name]) for one in stored}
-    folder = stored[0].answers.parent
-    before = {path: _read_kind(path, "suite", SUITE_FIELDS) for path in sorted(folder.glob("suite-*.json"))}
-    suites = {path: _suite(path, before[path]["suite"], fresh, benchmarks_dir) for path in before}
+    folder = stored[0].path.parent
+    suites = _suites(folder, fresh, benchmarks_dir)
     if write:
         for one in stored:
             rescore(one.answers, one.benchmark, write=True)
-        fresh = {one.benchmark.name: read_json(one.path) for one in stored}
-        suites = {path: _suite(path, before[path]["suite"], fresh, benchmarks_dir) for path in before}
-        for path, summary in suites.items():
-            if summary is not None:
-                write_json(path, summary)
+        written = {one.benchmark.name: read_json(one.path) for one in stored}
+        for path, _, summary in _suites(folder, written, benchmarks_dir):
+            write_json(path, summary)
     return {
-        "benchmarks": benchmarks,
-        "suites": {
-            summary["suite"]: {
-                "file": str(path),
-                "title": summary["title"],
-                "score_name": summary["score_name"],
-                "before": before[path]["score"],
-                "now": summary["score"],
-            }
-            for path, summary in suites.items()
-            if summary is not None
-        },
+        "benchmarks": {one.benchmark.name: _compare_benchmark(one, fresh[one.benchmark.name]) for one in stored},
+        "suites": {summary["suite"]: _compare_suite(path, before, summary) for path, before, summary in suites},
         "written": write,
     }
 
@@ -119,7 +105,23 @@ def _score(stored: StoredResult) -> dict[str, Any]:
         raise UserError(f"{stored.answers}: column {error} was not kept; evaluate {name} again") from error
 
 
-def _compared(stored: StoredResult, fresh: Mapping[str, Any]) -> dict[str, Any]:
+def _suites(
+    folder: Path, results: Mapping[str, Mapping[str, Any]], benchmarks_dir: str | Path | None
+) -> list[tuple[Path, dict[str, Any], dict[str, Any]]]:
+    """File, old summary and new one of each suite in the folder whose benchmarks are all finished there; `results`
+    take the place of those on disk."""
+    found = []
+    for path in sorted(folder.glob("suite-*.json")):
+        before = _read_kind(path, "suite", SUITE_FIELDS)
+        suite = load_suite(before["suite"], benchmarks_dir)
+        files = {name: path.with_name(f"{name}.json") for name in suite.benchmarks}
+        parts = {name: results.get(name) or (read_json(file) if file.is_file() else {}) for name, file in files.items()}
+        if all(part.get("complete") for part in parts.values()):
+            found.append((path, before, summarize_suite(suite, parts)))
+    return found
+
+
+def _compare_benchmark(stored: StoredResult, fresh: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "file": str(stored.path),
         "main": fresh["main"],
@@ -130,13 +132,6 @@ def _compared(stored: StoredResult, fresh: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _suite(
-    path: Path, name: str, fresh: Mapping[str, Mapping[str, Any]], benchmarks_dir: str | Path | None
-) -> dict[str, Any] | None:
-    """The suite's summary from the results in its folder; None where one of them is missing or unfinished."""
-    suite = load_suite(name, benchmarks_dir)
-    results: dict[str, Mapping[str, Any]] = {}
-    for benchmark in suite.benchmarks:
-        file = path.with_name(f"{benchmark}.json")
-        results[benchmark] = fresh.get(benchmark) or (read_json(file) if file.is_file() else {})
-    return summarize_suite(suite, results) if all(result.get("complete") for result in results.values()) else None
+def _compare_suite(path: Path, before: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {key: summary[key] for key in ("title", "score_name")}
+    return {"file": str(path), **shown, "before": before["score"], "now": summary["score"]}

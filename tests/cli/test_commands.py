@@ -117,7 +117,7 @@ def test_recipe_without_data(capsys, tmp_path):
     assert "data" in fails(capsys, "train", str(tmp_path / "recipe.yaml"))
 
 
-COMMANDS = ("quickstart", "train", "eval", "report", "profile", "bench", "generate")
+COMMANDS = ("quickstart", "train", "eval", "rescore", "report", "profile", "bench", "methods", "generate")
 COMMANDS += ("sweep", "convert", "merge", "export", "doctor")
 
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from proxyv.cli import main
 from proxyv.experiments import method_costs, paper_flops
 from proxyv.profiling.bench import bench_tables, read_result
 from proxyv.report.make import write_into
@@ -46,6 +47,10 @@ def test_timed_tables(repo, unchanged):
 def test_counted_tables(repo, unchanged, name, to_markdown):
     result = json.loads((repo / "eval" / "results" / f"{name}.json").read_text())
     unchanged("eval/README.md", lambda copy: replace_table(copy, name, to_markdown(result)))
+
+
+def test_catalogue_of_methods(unchanged):
+    unchanged("README.md", lambda copy: main(["methods", "--into", f"{copy}#method-catalogue"]))
 
 
 def test_support_tables(repo, unchanged):
