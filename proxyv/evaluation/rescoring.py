@@ -67,6 +67,8 @@ def rescore_results(
 
 
 def _answer_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; run the evaluation first or fix the path")
     if path.is_dir():
         found = sorted(path.glob("*.jsonl"))
         if not found:

@@ -170,11 +170,11 @@ def test_damaged_and_foreign_files_end_in_one_line_and_nothing_is_written(toy, c
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ("nowhere", "is no result"),
-        ("nowhere.jsonl", "no such file"),
+        ("nowhere", "no such file or folder"),
+        ("eval/nowhere.jsonl", "no such file or folder"),
         ("data", "holds no answers"),
         ("eval/suite-toys.json", "is no result of a benchmark"),
-        ("eval/toy.yaml", "is no result; give a benchmark's .jsonl or .json, or their folder"),
+        ("mine/suites/toys.yaml", "is no result; give a benchmark's .jsonl or .json, or their folder"),
     ],
 )
 def test_wrong_paths(toy, capsys, result, message):
