@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available, is_kernels_available
 
@@ -13,6 +14,21 @@ from proxyv.model.families import eager_attention_forward
 
 # Back-ends that take any visibility.
 BACK_ENDS = ("eager", "sdpa")
+
+Tables = tuple[torch.Tensor, torch.Tensor]  # rotary cos and sin, each (B, rows, rotary size)
+
+
+def rotary_tables(rotary: nn.Module, like: torch.Tensor, position_ids: torch.Tensor) -> Tables:
+    """The rotary tables of rows that are not those of the stock model.
+
+    Args:
+        rotary: the LLM's rotary embedding module.
+        like: gives device and dtype, as the input embeddings do.
+        position_ids: (B, rows) int64.
+    """
+    # `forward`, not a call: sharded training records which modules are called, in the same order on all ranks.
+    tables: Tables = rotary.forward(like, position_ids.to(like.device))
+    return tables
 
 
 def masked_back_end(back_end: str) -> str:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.masking_utils import create_causal_mask
 
 from proxyv.errors import UserError
+from proxyv.model.attention import Tables, rotary_tables
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class LayerArgs:
     """What decoder layers need that work on rows of their own: instead of what the stock model hands to all."""
 
     mask: Any  # attention_mask, as the back-end reads it
-    position_embeddings: tuple[torch.Tensor, torch.Tensor]  # rotary tables (B, Q, rotary size)
+    position_embeddings: Tables  # of (B, Q) rows
 
 
 class DecodeRows:
@@ -149,9 +149,7 @@ class DecodeRows:
             new = self.embeddings.shape[1]
             valid = kept.valid_with(new)
             mask = None if valid is None and new == 1 else row_mask(self.llm.config, self.embeddings, valid, kept)
-            rotary = cast(nn.Module, self.llm.model.rotary_emb)
-            # `forward`, not a call: sharded training records which modules are called, in the same order everywhere.
-            tables = rotary.forward(self.embeddings, kept.positions(new))
+            tables = rotary_tables(self.llm.model.rotary_emb, self.embeddings, kept.positions(new))
             self.made[key] = LayerArgs(mask, tables)
         return self.made[key]
 
