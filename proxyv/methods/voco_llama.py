@@ -96,7 +96,7 @@ def rows_of_images(layout: Layout) -> torch.Tensor:
     image = torch.full((layout.valid.numel(),), -1, device=layout.valid.device)
     of_crop = layout.image_of_crop
     image[layout.vision_rows] = of_crop[:, None].expand_as(layout.vision_rows)
-    image[layout.newline_rows] = of_crop
+    image[layout.newline_rows] = of_crop  # after the vision rows, see `Layout`
     image[layout.extra_rows] = torch.arange(len(layout.extra_rows), device=image.device)[:, None]
     return image.view_as(layout.valid)
 

@@ -100,7 +100,7 @@ def embed(text: torch.Tensor, vision: VisionTokens, newline: torch.Tensor, layou
     if vision.extra is not None and layout.extra_rows is not None:
         parts.append((layout.extra_rows.flatten(), vision.extra.flatten(0, 1)))
     flat = text.flatten(0, 1)
-    for rows, vectors in parts:  # newlines after absent vision tokens, which stand in their rows
+    for rows, vectors in parts:  # newlines after vision tokens, see `Layout`
         flat = flat.index_copy(0, rows.to(flat.device), vectors.to(flat.dtype))
     return flat.view_as(text)
 

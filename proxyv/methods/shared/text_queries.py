@@ -156,7 +156,7 @@ def query_rows(
     zero_row = vision.numel() + samples * count
     source = torch.full((samples * keys,), zero_row, device=index.device)
     source[vision.flatten()] = torch.arange(vision.numel(), device=index.device)
-    # After the vision tokens: an absent one stands in its crop's newline row, and the newline asks.
+    # After the vision rows, see `Layout`: newlines are queries.
     source[flat[valid]] = vision.numel() + torch.arange(samples * count, device=index.device)[valid.flatten()]
     visible = visible | ~valid[:, :, None]  # padding slots: any finite result will do
     on = index.to(like.device)[..., None].expand(-1, -1, tables[0].shape[-1])
