@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -13,8 +14,9 @@ from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.cache import CachedRows, CachedRowsLayer, DecodeRows, cached_rows_layer, set_cached_rows
-from proxyv.model.layout import Layout
-from proxyv.model.method import Plan, VisionTokens
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.layout import Layout, make_layout
+from proxyv.model.method import Plan, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 
@@ -29,6 +31,41 @@ class LLMInputs:
     labels: torch.Tensor | None = None  # (B, L)
     plan: Plan | None = None  # a method's, for a prompt with images
     decode_rows: DecodeRows | None = None  # behind a cache that knows its rows
+
+
+def make_prompt(
+    config: ProxyVConfig,
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    crops_per_image: torch.Tensor | Sequence[int] | None,
+    cache: Cache | None = None,
+    labels: torch.Tensor | None = None,
+) -> Prompt:
+    """A prompt with images and its layout.
+
+    Args:
+        input_ids: (B, L) int64, with placeholders.
+        attention_mask: (B, L), 0 at padding; None: no padding.
+        crops_per_image: (I,) int64 or ints.
+        cache: what the prompt's keys and values will go into.
+        labels: (B, L) int64, −100 where not supervised.
+
+    Raises UserError where something is missing, shapes differ, placeholders and images do not match, or the cache is
+    not empty.
+    """
+    if input_ids is None or crops_per_image is None:
+        raise UserError("pixel_values need input_ids and crops_per_image; use ProxyVProcessor's output whole")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise UserError("new images cannot join a running cache; send the whole conversation once more")
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise UserError(
+            f"attention_mask: shape {tuple(attention_mask.shape)} must be that of input_ids, "
+            f"{tuple(input_ids.shape)}, for a prompt with images"
+        )
+    counts = crops_per_image.tolist() if isinstance(crops_per_image, torch.Tensor) else crops_per_image
+    is_image = input_ids == config.image_token_id
+    layout = make_layout(is_image, attention_mask, counts, config.tokens_per_crop, config.newline_positions, labels)
+    return Prompt(input_ids, layout)
 
 
 def text_inputs(
