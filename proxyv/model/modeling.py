@@ -298,7 +298,10 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
 
     def fold(self) -> None:
         """Merge linear maps that follow each other in the method's modules, for faster inference; equal up to
-        rounding. Saving still writes the original weights; `unfold` undoes it."""
+        rounding. Saving still writes the original weights; `unfold` undoes it.
+
+        Raises UserError where an adapter lies on one of them.
+        """
         self._each_foldable("fold")
 
     def unfold(self) -> None:
