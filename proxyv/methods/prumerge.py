@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 from proxyv.errors import UserError
 from proxyv.methods.shared.before_llm import check_cls_attention
-from proxyv.methods.shared.row_subset import gather_rows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.rows import gather_rows
 from proxyv.model.vision import TowerView
 
 # Share of a crop's tokens that enters the LLM on average: 32 and 144 of 576 (arXiv 2403.15388, its results' tables).

@@ -26,6 +26,7 @@ from proxyv.methods.shared.before_llm import attend_plainly, check_hidden_states
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.rows import pack_left
 from proxyv.model.vision import TowerView
 
 
@@ -91,12 +92,10 @@ def question_states(model: ProxyVPreTrainedModel, prompt: Prompt) -> torch.Tenso
     chosen = question_rows(prompt, ids == model.config.image_token_id)
     with_image = torch.zeros_like(chosen[:, :1])
     with_image[sorted(set(layout.sample_of_image))] = True
-    chosen = chosen & with_image
-    counts = chosen.sum(1, keepdim=True)
-    width = max(int(counts.max()), 1)
+    index, real = pack_left(chosen & with_image)
+    counts = real.sum(1, keepdim=True)
     # Padding stands on the right, where causal attention hides it from the question.
-    index = (~chosen).int().argsort(dim=1, stable=True)[:, :width]
-    ids = ids.gather(1, index).masked_fill(torch.arange(width, device=ids.device) >= counts, 0)
+    ids = ids.gather(1, index).masked_fill(~real, 0)
     ids = ids.to(model.get_input_embeddings().weight.device)
     every = torch.ones_like(ids)  # without a mask, transformers looks for packed sequences, not on shapes alone
     with torch.no_grad():

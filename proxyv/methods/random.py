@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 
 from proxyv.methods.shared.before_llm import KeepSome
-from proxyv.methods.shared.row_subset import gather_rows
 from proxyv.model.method import Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.rows import gather_rows
 from proxyv.model.vision import TowerView
 
 

@@ -24,7 +24,6 @@ from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
 from proxyv.methods.mask_attention import MaskedLayer, MaskPlan
-from proxyv.methods.shared.row_subset import pack_left
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.cache import CachedRows, set_cached_rows
 from proxyv.model.configuration import ProxyVConfig
@@ -32,6 +31,7 @@ from proxyv.model.families import family_of, mix_into_layers
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.rows import pack_left
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def rows_of_images(layout: Layout) -> torch.Tensor:
     image = torch.full((layout.valid.numel(),), -1, device=layout.valid.device)
     of_crop = layout.image_of_crop
     image[layout.vision_rows] = of_crop[:, None].expand_as(layout.vision_rows)
-    image[layout.newline_rows] = of_crop
+    image[layout.newline_rows] = of_crop  # after the vision rows, see `Layout`
     image[layout.extra_rows] = torch.arange(len(layout.extra_rows), device=image.device)[:, None]
     return image.view_as(layout.valid)
 

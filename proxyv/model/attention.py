@@ -1,10 +1,11 @@
-"""Attention with a given visibility, through transformers' own attention functions."""
+"""Attention with a given visibility, through transformers' own attention functions. Letters as in `proxyv.model`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available, is_kernels_available
 
@@ -14,12 +15,27 @@ from proxyv.model.families import eager_attention_forward
 # Back-ends that take any visibility.
 BACK_ENDS = ("eager", "sdpa")
 
+Tables = tuple[torch.Tensor, torch.Tensor]  # rotary cos and sin, each (B, rows, rotary size)
+
+
+def rotary_tables(rotary: nn.Module, like: torch.Tensor, position_ids: torch.Tensor) -> Tables:
+    """Rotary tables of rows that are not the stock model's.
+
+    Args:
+        rotary: the LLM's rotary embedding module.
+        like: gives device and dtype, as the input embeddings do.
+        position_ids: (B, rows) int64.
+    """
+    # `forward`, not a call: sharded training records which modules are called, in the same order on all ranks.
+    tables: Tables = rotary.forward(like, position_ids.to(like.device))
+    return tables
+
 
 def masked_back_end(back_end: str) -> str:
     """The back-end that attends with a given visibility where a model runs under `back_end`.
 
     Flash attention takes none, and flex compiles anew for every number of rows. Under them the stock layers keep the
-    back-end, and where few rows ask with a visibility of their own, sdpa serves them: their mask is small.
+    back-end, and sdpa serves where few rows are queries with a visibility of their own: their mask is small.
 
     Raises UserError for an unknown back-end.
     """
@@ -44,7 +60,14 @@ def require_back_end(back_end: str) -> None:
 
 
 def mask_for(visible: torch.Tensor, back_end: str, dtype: torch.dtype) -> torch.Tensor:
-    """Turn a bool visibility (B, 1, Q, K) into what a masked back-end reads (eager: an additive mask)."""
+    """A visibility (B, 1, Q, K) bool, in the form that a masked back-end reads.
+
+    Args:
+        back_end: "sdpa" or "eager".
+        dtype: of the queries.
+
+    Returns (B, 1, Q, K): the same bool for sdpa; for eager the additive mask in `dtype`, 0 where a key is seen.
+    """
     if back_end == "sdpa":
         return visible
     # The lowest finite number, not -inf: a row without any key must stay finite.
@@ -62,7 +85,9 @@ def attend(
 
     Args:
         attention: the Hugging Face attention module (gives scaling, dropout, group size and back-end).
-        query: (B, H, Q, head size); key, value: (B, G, K, head size); mask: from `mask_for`.
+        query: (B, H, Q, head size).
+        key, value: (B, G, K, head size).
+        mask: (B, 1, Q, K), from `mask_for`.
 
     Returns (B, Q, H · head size), before the output projection.
     """
@@ -70,7 +95,7 @@ def attend(
         masked_back_end(attention.config._attn_implementation), eager_attention_forward
     )
     dropout = attention.attention_dropout if attention.training else 0.0
-    output, _ = function(
+    output: torch.Tensor = function(
         attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling, is_causal=False
-    )
+    )[0]  # (B, Q, H, head size)
     return output.flatten(2)

@@ -22,7 +22,10 @@ from proxyv.pages import QUESTION_WORDS, TEXT_CHARACTERS
 
 
 def build_config(recipe: Recipe, image_token_id: int | None = None) -> ProxyVConfig:
-    """The model's configuration. `image_token_id` defaults to the first id beyond the LLM's vocabulary."""
+    """The model's configuration. `image_token_id` defaults to the first id beyond the LLM's vocabulary.
+
+    Raises UserError where a field does not fit, or the attention back-end is not installed.
+    """
     text = sub_config(recipe.llm.config, "llm.config")
     config = ProxyVConfig(
         text_config=text,
@@ -43,6 +46,7 @@ def build_model(
     """The recipe's model.
 
     Args:
+        image_token_id: as in `build_config`.
         device: "meta" builds shapes only, of any size, in seconds.
         weights: load the pretrained tower and LLM that the recipe names; else everything is random.
 
@@ -83,7 +87,10 @@ def _load_part(model: ProxyVForConditionalGeneration, part: str, source: str | N
 
 
 def build_processor(recipe: Recipe) -> ProxyVProcessor:
-    """The recipe's processor: tokenizer with its padding token, chat template, image settings."""
+    """The recipe's processor: tokenizer with its padding token, chat template, image settings.
+
+    Raises UserError where the tokenizer cannot be loaded or has no padding token, or the chat template is unknown.
+    """
     tokenizer = _tokenizer(recipe)
     if recipe.llm.pad_token is not None:
         tokenizer.pad_token = recipe.llm.pad_token
@@ -104,7 +111,10 @@ def image_processor(recipe: Recipe) -> ProxyVImageProcessor:
 
 
 def switch_method(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor, fields: dict[str, Any]) -> None:
-    """As the model's own `switch_method`; its processor then makes the crops that the method allows."""
+    """As the model's own `switch_method`; its processor then makes the crops that the method allows, both in place.
+
+    Raises UserError as the model's own does.
+    """
     model.switch_method(fields)
     images = processor.image_processor
     images.grid = [list(pair) for pair in model.method.limit_grid(images.grid)]

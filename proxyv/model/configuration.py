@@ -14,7 +14,10 @@ from proxyv.model.vision import grid_side
 
 
 def sub_config(values: PreTrainedConfig | dict[str, Any], field: str) -> PreTrainedConfig:
-    """A Hugging Face configuration from its dict form, by its `model_type`."""
+    """A Hugging Face configuration from its dict form, by its `model_type`.
+
+    Raises UserError that names `field` where transformers does not know the type.
+    """
     if isinstance(values, PreTrainedConfig):
         return values
     fields = dict(values)
@@ -37,7 +40,9 @@ class ProxyVConfig(PreTrainedConfig):
         image_token_id: id of the `<image>` placeholder; it may lie beyond the LLM's vocabulary, since
             placeholders are never embedded.
         feature_layer: index into the tower's hidden states.
-        newline_positions: "natural", or "authors" for weights that the authors released.
+        newline_positions: "natural", or "authors" for weights that the authors released (see `make_layout`).
+
+    Raises UserError for an unknown model type or unknown newline positions.
     """
 
     model_type = "proxyv"

@@ -3,6 +3,8 @@
 A family is Hugging Face's own decoder layer class plus how queries, keys and values come out of its attention
 block. A method puts its mixin in front of the family's layer class (`layer_class`), so parameter names, cache,
 `generate` and checkpointing stay Hugging Face's own. InternLM2.5 is no family: its weights convert to Llama's.
+
+Letters as in `proxyv.model`.
 """
 
 from __future__ import annotations
@@ -35,43 +37,44 @@ __all__ = [
     "rotate",
 ]
 
-SelectQueries = Callable[[torch.Tensor], torch.Tensor]  # (B, R, D) → the rows that ask (B, Q, D)
-Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # (B, H, Q, head size), 2 × (B, G, R, head size)
+SelectQueries = Callable[[torch.Tensor], torch.Tensor]  # rows (B, K, …) → those that are queries (B, Q, …)
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # q (B, H, Q, head size), k and v (B, G, K, head size)
 
 
 @dataclass(frozen=True)
 class Family:
-    """One LLM architecture. `project_qkv` takes its attention module, normed rows (B, R, D) and which of them ask; it
-    returns their queries and all rows' keys and values, before rotary."""
+    """One LLM architecture. `project_qkv` takes its attention module, normed rows (B, K, D) and which of them are
+    queries; it returns `Heads` before rotary."""
 
     layer: Any  # Hugging Face's decoder layer class
     project_qkv: Callable[[Any, torch.Tensor, SelectQueries], Heads]
 
 
-def separate(attention: Any, rows: torch.Tensor, pick: SelectQueries) -> Heads:
-    """One projection each; queries are computed for the asking rows only."""
-    query, key, value = attention.q_proj(pick(rows)), attention.k_proj(rows), attention.v_proj(rows)
+def separate(attention: Any, rows: torch.Tensor, select: SelectQueries) -> Heads:
+    """One projection each; queries are computed for the chosen rows only. rows (B, K, D) → `Heads`."""
+    query, key, value = attention.q_proj(select(rows)), attention.k_proj(rows), attention.v_proj(rows)
     return _split(attention, query), _split(attention, key), _split(attention, value)
 
 
-def normed(attention: Any, rows: torch.Tensor, pick: SelectQueries) -> Heads:
-    """As `separate`, then each head of queries and keys through a norm."""
-    query, key, value = separate(attention, rows, pick)
+def normed(attention: Any, rows: torch.Tensor, select: SelectQueries) -> Heads:
+    """As `separate`, then each head of queries and keys through a norm. rows (B, K, D) → `Heads`."""
+    query, key, value = separate(attention, rows, select)
     return attention.q_norm(query), attention.k_norm(key), value
 
 
-def fused(attention: Any, rows: torch.Tensor, pick: SelectQueries) -> Heads:
-    """One projection for all three. It is called as a whole, for adapters and sharded weights, so queries of rows
-    that do not ask are computed too, as in the authors' code."""
+def fused(attention: Any, rows: torch.Tensor, select: SelectQueries) -> Heads:
+    """One projection for all three. It is called as a whole, for adapters and sharded weights, so queries are computed
+    for all rows and chosen after, as in the authors' code. rows (B, K, D) → `Heads`."""
     config, size = attention.config, attention.head_dim
     sizes = [config.num_attention_heads * size, config.num_key_value_heads * size, config.num_key_value_heads * size]
     query, key, value = attention.qkv_proj(rows).split(sizes, -1)
-    return _split(attention, pick(query)), _split(attention, key), _split(attention, value)
+    return _split(attention, select(query)), _split(attention, key), _split(attention, value)
 
 
 def _split(attention: Any, rows: torch.Tensor) -> torch.Tensor:
-    """(B, R, heads · head size) → (B, heads, R, head size)."""
-    return rows.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    """(B, rows, heads · head size) → (B, heads, rows, head size)."""
+    heads: torch.Tensor = rows.unflatten(-1, (-1, attention.head_dim))
+    return heads.transpose(1, 2)
 
 
 FAMILIES: dict[str, Family] = {
@@ -105,7 +108,14 @@ def drop_sliding_window(text_config: PreTrainedConfig) -> None:
 
 
 def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of (B, heads, R, head size) with tables (B, R, rotary size); the rest of a head passes."""
+    """Rotary embedding of queries or keys.
+
+    Args:
+        heads: (B, heads, rows, head size).
+        cos, sin: (B, rows, rotary size), at most the head size; the rest of a head passes as it is.
+
+    Returns (B, heads, rows, head size).
+    """
     cos, sin = cos[:, None], sin[:, None]
     turning, still = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
     turned = turning * cos + rotate_half(turning) * sin
@@ -113,7 +123,10 @@ def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
 
 
 def mix_into_layers(llm: PreTrainedModel, mixin: Any, layers: Iterable[int]) -> list[tuple[int, Any]]:
-    """Put a mixin in front of some of an LLM's decoder layers, in place; returns their (index, layer)."""
+    """Put a mixin in front of some of an LLM's decoder layers, in place; returns their (index, layer).
+
+    Raises UserError for an LLM of no supported family.
+    """
     mixed = layer_class(mixin, family_of(llm.config).layer)
     # Sharding and device placement must keep these layers whole, like the parent class.
     llm._no_split_modules = {*(llm._no_split_modules or ()), mixed.__name__}

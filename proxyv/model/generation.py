@@ -1,9 +1,12 @@
-"""What generation needs to know of images: when they enter, how they multiply, and who must not see placeholders."""
+"""What generation needs to know of images: when they enter, how they multiply, and who must not see placeholders.
+
+Letters as in `proxyv.model`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import GenerationMixin, LogitsProcessorList
@@ -26,13 +29,16 @@ class ImageGenerationMixin(GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Hand the images to the prefill only (with no cache, to every step), and not to a turn that continues a
-        conversation whose images are in the cache already."""
+        """The inputs of the next step; arguments as the model's `forward`.
+
+        Images go to the prefill only (with no cache, to every step), and not to a turn that continues a conversation
+        whose images are in the cache already.
+        """
         kept = cached_rows_layer(kwargs.get("past_key_values"), 0)
         if kept is not None and is_first_iteration and kwargs.get("next_sequence_length") is not None:
-            # A conversation that goes on: the cache holds fewer rows than the tokens that it stands for.
+            # A conversation that goes on: the cache holds fewer rows than tokens went into it.
             kwargs["next_sequence_length"] = input_ids.shape[1] - kept.seen
-        inputs = super().prepare_inputs_for_generation(
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         new = inputs["input_ids"]
@@ -63,9 +69,7 @@ class ImageGenerationMixin(GenerationMixin):
             first_crop = layout.crop_in_image == 0
             images = repeat_by_sample(layout.sample_of_crop[first_crop], expand_size)
             pixel_values, crops_per_image = pixel_values[crops], torch.as_tensor(crops_per_image)[images]
-        input_ids, kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, cast(torch.LongTensor, input_ids), **kwargs
-        )
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
         return input_ids, {**kwargs, "pixel_values": pixel_values, "crops_per_image": crops_per_image}
 
 
@@ -78,12 +82,19 @@ class TextProcessors(LogitsProcessorList):
         self.image_token_id, self.pad_token_id = image_token_id, pad_token_id
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """input_ids (B, L), scores (B, vocabulary) → scores."""
+        """input_ids (B, L) int64, scores (B, V) → scores (B, V)."""
         text = input_ids.masked_fill(input_ids == self.image_token_id, self.pad_token_id)
-        return super().__call__(cast(torch.LongTensor, text), cast(torch.FloatTensor, scores), **kwargs)
+        processed: torch.Tensor = super().__call__(text, scores, **kwargs)
+        return processed
 
 
 def repeat_by_sample(sample_of: torch.Tensor, times: int) -> torch.Tensor:
-    """Indices that repeat each sample's items as a block: samples [0, 0, 1] twice → [0, 1, 0, 1, 2, 2]."""
+    """Indices that repeat each sample's items as a block.
+
+    Args:
+        sample_of: (n,) int64, the sample of each item, as `Layout.sample_of_crop`.
+
+    Returns (times · n,) int64: samples [0, 0, 1] twice → [0, 1, 0, 1, 2, 2].
+    """
     blocks = [(sample_of == sample).nonzero().flatten().repeat(times) for sample in sample_of.unique()]
     return torch.cat(blocks)

@@ -1,6 +1,7 @@
 """From an image to its crops: any-resolution splitting or square padding, then normalisation.
 
 Source: LLaVA-NeXT's any-resolution preprocessing as the published ProxyV runs it (arXiv 2505.15816).
+Sizes are (width, height) in pixels, grids (columns, rows) in crops. Letters as in `proxyv.model`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class ProxyVImageProcessor(BaseImageProcessor):
         image_mode: "anyres": crop 0 is the whole image squashed to S × S, the rest come from the grid that keeps
             most of it; "pad": one crop, padded to a square with the mean colour.
         grid: anyres: allowed (columns, rows), in crops; none: the whole image is the only crop.
-        image_mean, image_std: normalisation per channel, for values in 0…1.
+        image_mean, image_std: normalisation per channel, for values in 0…1 (by default CLIP's, arXiv 2103.00020).
+
+    Raises UserError for an unknown image mode.
     """
 
     model_input_names = ["pixel_values", "crops_per_image"]
@@ -76,7 +79,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
         )
 
     def crops(self, image: Image.Image, image_mode: str | None = None) -> list[np.ndarray]:
-        """One image's crops, each (S, S, 3) uint8."""
+        """One image's crops, each (S, S, 3) uint8, crop 0 first and then the grid's in reading order."""
         size, image = self.crop_size, image.convert("RGB")
         if (image_mode or self.image_mode) == "pad":
             colour = tuple(int(255 * mean) for mean in self.image_mean)
@@ -99,7 +102,13 @@ class ProxyVImageProcessor(BaseImageProcessor):
 
 
 def best_grid(size: tuple[int, int], grids: Sequence[tuple[int, int]], crop_size: int) -> tuple[int, int]:
-    """The (columns, rows) that keeps most of a (width, height) image; ties: least waste, then first listed."""
+    """The grid that keeps most of an image's pixels; ties: least waste, then first listed.
+
+    Args:
+        size: of the image.
+        grids: to choose from, at least one.
+        crop_size: S.
+    """
     width, height = size
 
     def merit(grid: tuple[int, int]) -> tuple[int, int]:
@@ -112,7 +121,7 @@ def best_grid(size: tuple[int, int], grids: Sequence[tuple[int, int]], crop_size
 
 
 def fitted_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """Largest (width, height) within `target` that keeps the aspect ratio; the free side is rounded up."""
+    """The largest size within `target` that keeps the aspect ratio of `size`; the free side is rounded up."""
     (width, height), (target_width, target_height) = size, target
     wide, high = target_width / width, target_height / height
     if wide < high:

@@ -1,7 +1,11 @@
-"""What one run of the LLM takes: embeddings in reading order, positions, mask, and a cache that knows its rows."""
+"""What one run of the LLM takes: embeddings in reading order, positions, mask, and a cache that knows its rows.
+
+Letters as in `proxyv.model`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -13,8 +17,9 @@ from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.cache import CachedRows, CachedRowsLayer, DecodeRows, cached_rows_layer, set_cached_rows
-from proxyv.model.layout import Layout
-from proxyv.model.method import Plan, VisionTokens
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.layout import Layout, make_layout
+from proxyv.model.method import Plan, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
 
 
@@ -23,12 +28,47 @@ class LLMInputs:
     """One run of the LLM."""
 
     embeddings: torch.Tensor  # (B, L, D)
-    position_ids: torch.Tensor | None
-    attention_mask: Any
+    position_ids: torch.Tensor | None  # (B, L) int64; None: the LLM counts them
+    attention_mask: Any  # (B, cached + L) or (B, 1, L, L), as the back-end reads it; None: no padding
     cache: Cache | None
-    labels: torch.Tensor | None = None  # (B, L)
+    labels: torch.Tensor | None = None  # (B, L) int64
     plan: Plan | None = None  # a method's, for a prompt with images
     decode_rows: DecodeRows | None = None  # behind a cache that knows its rows
+
+
+def make_prompt(
+    config: ProxyVConfig,
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    crops_per_image: torch.Tensor | Sequence[int] | None,
+    cache: Cache | None = None,
+    labels: torch.Tensor | None = None,
+) -> Prompt:
+    """A prompt with images and its layout.
+
+    Args:
+        input_ids: (B, L) int64, with placeholders.
+        attention_mask: (B, L), 0 at padding; None: no padding.
+        crops_per_image: (I,) int64 or ints.
+        cache: what the prompt's keys and values will go into.
+        labels: (B, L) int64, −100 where not supervised.
+
+    Raises UserError where something is missing, shapes differ, placeholders and images do not match, or the cache is
+    not empty.
+    """
+    if input_ids is None or crops_per_image is None:
+        raise UserError("pixel_values need input_ids and crops_per_image; use ProxyVProcessor's output whole")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise UserError("new images cannot join a running cache; send the whole conversation once more")
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise UserError(
+            f"attention_mask: shape {tuple(attention_mask.shape)} must be that of input_ids, "
+            f"{tuple(input_ids.shape)}, for a prompt with images"
+        )
+    counts = crops_per_image.tolist() if isinstance(crops_per_image, torch.Tensor) else crops_per_image
+    is_image = input_ids == config.image_token_id
+    layout = make_layout(is_image, attention_mask, counts, config.tokens_per_crop, config.newline_positions, labels)
+    return Prompt(input_ids, layout)
 
 
 def text_inputs(
@@ -39,7 +79,10 @@ def text_inputs(
     cache: Cache | None,
     labels: torch.Tensor | None,
 ) -> LLMInputs:
-    """A text-only prompt, or the next tokens behind a cache; arguments as the model's own.
+    """A text-only prompt, or the next tokens behind a cache.
+
+    Args:
+        embeddings: (B, L, D); all else as in the model's `forward`.
 
     Raises UserError for padding behind a cache with dropped vision tokens.
     """
@@ -68,10 +111,15 @@ def image_inputs(
 
     Args:
         layout: of the prompt with P vision tokens a crop; it is resized to what `vision` has.
-        text: (B, L, D) embeddings, anything at placeholders; labels: (B, L).
+        text: (B, L, D) embeddings, anything at placeholders.
+        vision: values (C, P', D).
+        cache, use_cache, labels: as in the model's `forward`.
+
+    Raises UserError where there are not as many crops as the layout has, for a cache that cannot know its rows, and
+    for a back-end that cannot take the authors' newline positions.
     """
     tokens = vision.values.shape[1]
-    if labels is not None:  # no row stands before a sample's first to predict it; dropping may put padding there
+    if labels is not None:  # nothing predicts a sample's first row; dropping may put padding before it, which would
         labels = labels.masked_fill((layout.position_ids == 0).to(labels.device), IGNORE_INDEX)
     if tokens != layout.vision_rows.shape[1] or vision.counts is not None or vision.extra is not None:
         layout, index = layout.resized(tokens, vision.counts, 0 if vision.extra is None else vision.extra.shape[1])
@@ -79,33 +127,40 @@ def image_inputs(
         if labels is not None:
             labels = labels.to(index.device).gather(1, index).masked_fill(~layout.given, IGNORE_INDEX)
         if cache is not None or (model.config.text_config.use_cache if use_cache is None else use_cache):
-            cache = _knowing(layout, cache, model.config.text_config)
+            cache = _cache_of(layout, cache, model.config.text_config)
     embeddings = embed(text, vision, model.image_newline, layout)
     mask = _stock_mask(layout, embeddings, cast(str, model.language_model.config._attn_implementation))
     return LLMInputs(embeddings, layout.position_ids.to(embeddings.device), mask, cache, labels), layout
 
 
 def embed(text: torch.Tensor, vision: VisionTokens, newline: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Text embeddings (B, L, D) with vision tokens, newlines (D,) and extra vectors put into their rows.
+    """Put vision tokens, newlines and extra vectors into their rows.
+
+    Args:
+        text: (B, L, D) embeddings; gives the dtype.
+        vision: values (C, P, D), as many as the layout has rows for.
+        newline: (D,).
+
+    Returns (B, L, D).
 
     Raises UserError where there are not as many crops as the layout has.
     """
     crops = len(vision.values)
     if crops != len(layout.newline_rows):
         raise UserError(f"pixel_values: {crops} crops, but crops_per_image adds up to {len(layout.newline_rows)}")
-    parts = [
+    parts = [  # rows (n,), vectors (n, D)
         (layout.vision_rows.flatten(), vision.values.flatten(0, 1)),
         (layout.newline_rows, newline.expand(crops, -1)),
     ]
     if vision.extra is not None and layout.extra_rows is not None:
         parts.append((layout.extra_rows.flatten(), vision.extra.flatten(0, 1)))
     flat = text.flatten(0, 1)
-    for rows, vectors in parts:  # newlines after absent vision tokens, which stand in their rows
+    for rows, vectors in parts:  # newlines after vision tokens, see `Layout`
         flat = flat.index_copy(0, rows.to(flat.device), vectors.to(flat.dtype))
     return flat.view_as(text)
 
 
-def _knowing(layout: Layout, cache: Cache | None, text_config: PreTrainedConfig) -> Cache:
+def _cache_of(layout: Layout, cache: Cache | None, text_config: PreTrainedConfig) -> Cache:
     """`cache`, or a new one, that knows the rows of a resized layout."""
     cache = DynamicCache(config=text_config) if cache is None else cache
     rows = CachedRows(layout.valid, layout.valid.sum(1), not bool(layout.valid.all()), layout.prompt_length)

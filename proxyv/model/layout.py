@@ -4,26 +4,30 @@ Made once per prefill from the batch; the only source of positions, row indices 
 reading order, per sample, padded to the batch. A crop takes P + 1 rows: its P vision tokens in raster order, then
 one newline token. A method that merges vision tokens before the LLM shortens the layout (`resized`).
 
-Letters in tensor comments: B samples, L rows, I images and C crops of the whole batch, P vision tokens per crop.
+Letters as in `proxyv.model`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
+from proxyv.model.rows import count_positions
 
 NEWLINE_POSITIONS = ("natural", "authors")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Index tensors of a batch; row numbers are flat, `sample * L + row`."""
+    """Index tensors of a batch; row numbers are flat, `sample * L + row`.
+
+    Where crops differ in their vision tokens, some are absent. In `vision_rows` an absent one has its crop's newline
+    row, so whatever is put into both is put into vision rows first and into newline rows after them.
+    """
 
     position_ids: torch.Tensor  # (B, L) int64; rotary positions, 0 at padding
     valid: torch.Tensor  # (B, L) bool; False at padding
@@ -33,18 +37,20 @@ class Layout:
     image_of_crop: torch.Tensor  # (C,) int64, counted over the batch
     crop_in_image: torch.Tensor  # (C,) int64, 0 is the whole image
     crops_of_image: tuple[int, ...]  # crops of each image
-    sample_of_image: tuple[int, ...]  # the sample that each image stands in
-    newline_positions: str
+    sample_of_image: tuple[int, ...]  # sample of each image
+    newline_positions: str  # of `NEWLINE_POSITIONS`
     prompt_length: int  # L before anything was dropped
-    counts: torch.Tensor | None = None  # (C,) int64 vision tokens of each crop where they differ; the rest is absent
-    extra_rows: torch.Tensor | None = None  # (I, n) int64 flat rows that a method put behind each image
+    counts: torch.Tensor | None = None  # (C,) int64 vision tokens of each crop; the rest is absent; None: all have P
+    extra_rows: torch.Tensor | None = None  # (I, X) int64 flat rows that a method put behind each image
 
     @property
     def batch_size(self) -> int:
+        """B."""
         return self.position_ids.shape[0]
 
     @property
     def length(self) -> int:
+        """L."""
         return self.position_ids.shape[1]
 
     @property
@@ -54,12 +60,24 @@ class Layout:
 
     @property
     def sample_of_crop(self) -> torch.Tensor:
-        """(C,) the sample that each crop stands in."""
+        """(C,) int64, the sample of each crop."""
         return self.newline_rows // self.length
 
     @property
+    def first_crops(self) -> torch.Tensor:
+        """(I,) int64, the first crop of each image."""
+        counts = torch.tensor(self.crops_of_image, device=self.newline_rows.device)
+        return counts.cumsum(0) - counts
+
+    @property
+    def last_newlines(self) -> torch.Tensor:
+        """(I,) int64 flat rows, the last newline of each image."""
+        counts = torch.tensor(self.crops_of_image, device=self.newline_rows.device)
+        return self.newline_rows[counts.cumsum(0) - 1]
+
+    @property
     def present(self) -> torch.Tensor | None:
-        """(C, P) bool, True where a crop has that many vision tokens; None: everywhere."""
+        """(C, P) bool, False where a vision token is absent; None: all are there."""
         if self.counts is None:
             return None
         return torch.arange(self.vision_rows.shape[1], device=self.counts.device) < self.counts[:, None]
@@ -78,34 +96,23 @@ class Layout:
         """(B, L) bool, True at vision tokens (newlines are not)."""
         flat = torch.zeros(self.position_ids.numel(), dtype=torch.bool, device=self.vision_rows.device)
         flat[self.vision_rows.flatten()] = True
-        flat[self.newline_rows] = False
+        flat[self.newline_rows] = False  # after the vision rows, see the class
         return flat.view(self.batch_size, self.length)
 
     @property
     def start_of_image(self) -> torch.Tensor:
-        """(C,) position of the first vision token of the image that each crop belongs to."""
-        first_row = self.vision_rows[:, 0]
-        starts = torch.zeros_like(self.image_of_crop)
-        first_crops = self.crop_in_image == 0
-        starts[self.image_of_crop[first_crops]] = self.position_ids.flatten()[first_row[first_crops]]
-        return starts[self.image_of_crop]
+        """(C,) int64, the position of the first vision token of each crop's image."""
+        first_rows = self.vision_rows[self.first_crops, 0]  # (I,)
+        return self.position_ids.flatten()[first_rows][self.image_of_crop]
 
     @property
     def rows_of_image(self) -> torch.Tensor:
-        """(I,) rows that each image takes, newlines included; rows that a method put behind it are not."""
-        crops = torch.tensor(self.crops_of_image, device=self.newline_rows.device)
-        last = crops.cumsum(0) - 1
-        return self.newline_rows[last] - self.vision_rows[last - crops + 1, 0] + 1
-
-    def to(self, device: torch.device) -> Layout:
-        """The same layout with its tensors on `device`."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, torch.Tensor)}
-        return replace(self, **moved)
+        """(I,) int64, rows that each image takes, newlines included; rows that a method put behind it are not."""
+        return self.last_newlines - self.vision_rows[self.first_crops, 0] + 1
 
     def stock_mask(self) -> torch.Tensor | None:
-        """What the stock causal LM needs as `attention_mask`: (B, L) where its own causal mask holds, else the
-        full (B, 1, L, L) bool visibility (only with the authors' newline positions)."""
+        """What the stock causal LM needs as `attention_mask`: where its own causal mask holds, None without padding and
+        else (B, L) int64; with the authors' newline positions the whole visibility, (B, 1, L, L) bool."""
         if self.causal:
             return None if bool(self.valid.all()) else self.valid.long()
         return self.visible()[:, None]
@@ -119,60 +126,47 @@ class Layout:
     def resized(self, tokens: int, counts: torch.Tensor | None = None, extra: int = 0) -> tuple[Layout, torch.Tensor]:
         """The layout with fewer vision tokens per crop, or with extra rows behind each image.
 
-        Positions are counted anew; samples are padded on the left.
+        Each row takes none, one or more rows of the new layout, which follow each other in reading order. Positions
+        are counted anew, and samples are padded on the left. Two samples of text (t), an image of one crop with three
+        vision tokens (v) and its newline (n), and padding (.), under `tokens=1, extra=1` (e):
+
+            before   t  v  v  v  n  t      .  .  t  t  t  t
+            takes    1  1  0  0  2  1      0  0  1  1  1  1
+            place    0  1        2  4            1  2  3  4
+            after    t  v  n  e  t         .  t  t  t  t
 
         Args:
             tokens: vision tokens per crop, at most P.
-            counts: (C,) how many of them each crop has, where that differs.
+            counts: (C,) int64, how many of them each crop has, where that differs.
             extra: rows to put behind the last newline of each image.
 
-        Returns the layout and (B, new L) int64: the old row of each new one, within the sample (of an extra row: any).
+        Returns the layout and (B, new L) int64: the old row of each new one, within the sample; of an extra row and
+        of padding it is any.
         """
-        device, length = self.vision_rows.device, self.length
-        counts = None if counts is None else counts.to(device)
-        kept = torch.arange(self.vision_rows.shape[1], device=device).expand_as(self.vision_rows)
-        drop = kept >= (tokens if counts is None else counts[:, None])
-        keep = self.valid.flatten().clone()
-        keep[self.vision_rows[drop]] = False
+        token = torch.arange(self.vision_rows.shape[1], device=self.vision_rows.device)
+        counts = None if counts is None else counts.to(token.device)
+        dropped = (token >= (tokens if counts is None else counts[:, None])).expand_as(self.vision_rows)
+        takes = self.valid.flatten().long()
+        takes[self.vision_rows[dropped]] = 0
+        takes[self.last_newlines] += extra
 
-        # Sort keys leave room for extra rows behind each row; what goes sorts first, where the padding will be.
-        row = torch.arange(length, device=device)
-        key = torch.where(keep.view_as(self.valid), 2 * row, -1)
-        slots, extra_key = self._extra_keys(extra)
-        key, order = torch.cat([key, extra_key], 1).sort(dim=1, stable=True)
-        size = int((key >= 0).sum(1).max())
-        order, valid = order[:, -size:], key[:, -size:] >= 0
-        index = order.clamp(max=length - 1)
-
-        place = torch.zeros(self.batch_size, length + extra_key.shape[1], dtype=torch.long, device=device)
-        place.scatter_(1, order, torch.arange(size, device=device).expand_as(order))
-        place += torch.arange(self.batch_size, device=device)[:, None] * size
-        flat = place[:, :length].flatten()
-        newline_rows = flat[self.newline_rows]
+        place, valid, index = _lay_out(takes.view_as(self.valid))
+        place = (place + torch.arange(len(place), device=place.device)[:, None] * valid.shape[1]).flatten()
+        ranking_rows = torch.zeros_like(valid)
+        ranking_rows.view(-1)[place[self.ranking_rows.flatten() & (takes > 0)]] = True
+        newline_rows = place[self.newline_rows]
+        extra_rows = place[self.last_newlines][:, None] + 1 + torch.arange(extra, device=place.device)
         resized = replace(
             self,
-            position_ids=_positions(valid),
+            position_ids=count_positions(valid),
             valid=valid,
-            ranking_rows=self.ranking_rows.gather(1, index) & valid & (order < length),
-            vision_rows=torch.where(drop, newline_rows[:, None], flat[self.vision_rows])[:, :tokens],
+            ranking_rows=ranking_rows,
+            vision_rows=torch.where(dropped, newline_rows[:, None], place[self.vision_rows])[:, :tokens],
             newline_rows=newline_rows,
             counts=counts,
-            extra_rows=place[slots[0], slots[1]] if extra else None,
+            extra_rows=extra_rows if extra else None,
         )
         return resized._with_newline_positions(), index
-
-    def _extra_keys(self, extra: int) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """Where `extra` new rows of each image stand: their samples (I, 1) and columns (I, extra) among all rows, and
-        the sort keys (B, new columns) that bring them behind the image; −1 in columns without a row."""
-        device = self.vision_rows.device
-        samples = torch.tensor(self.sample_of_image, device=device)
-        in_sample = torch.arange(len(samples), device=device) - torch.searchsorted(samples, samples)
-        columns = in_sample[:, None] * extra + torch.arange(extra, device=device)
-        width = extra * max(self.sample_of_image.count(sample) for sample in set(self.sample_of_image))
-        key = torch.full((self.batch_size, width), -1, device=device)
-        last_crops = torch.tensor(self.crops_of_image, device=device).cumsum(0) - 1
-        key[samples[:, None], columns] = (2 * (self.newline_rows[last_crops] % self.length) + 1)[:, None]
-        return (samples[:, None], columns + self.length), key
 
     def _with_newline_positions(self) -> Layout:
         """Move the newlines of later crops to where the authors' released weights expect them."""
@@ -202,7 +196,7 @@ def make_layout(
         tokens_per_crop: P, vision tokens per crop without its newline.
         newline_positions: "natural", or "authors": the newline of crop j ≥ 1 takes the position of the newline
             one crop earlier, as in the authors' released weights (arXiv 2505.15816, public code).
-        labels: (B, L), −100 where not supervised.
+        labels: (B, L) int64, −100 where not supervised.
 
     Raises UserError where placeholders and images do not match, naming the sample.
     """
@@ -214,7 +208,7 @@ def make_layout(
     first_crop = torch.cumsum(counts, 0) - counts
     crop_in_image = torch.arange(len(image_of_crop)) - first_crop[image_of_crop]
     return Layout(
-        _positions(valid),
+        count_positions(valid),
         valid,
         find_ranking_rows(valid, labels),
         rows[:, :-1],
@@ -230,7 +224,12 @@ def make_layout(
 
 def find_ranking_rows(valid: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     """(B, L) bool: the rows from which an answer is predicted first. In training every row right before a supervised
-    span, at inference (and in a sample without any) the last row of the prompt."""
+    span, at inference (and in a sample without any) the last row of the prompt.
+
+    Args:
+        valid: (B, L) bool, False at padding.
+        labels: (B, L) int64, −100 where not supervised; None at inference.
+    """
     last = torch.zeros_like(valid)
     row = torch.arange(valid.shape[1], device=valid.device)
     last.scatter_(1, (row * valid).argmax(1, keepdim=True), True)
@@ -242,13 +241,25 @@ def find_ranking_rows(valid: torch.Tensor, labels: torch.Tensor | None) -> torch
     return torch.where(before_span.any(1, keepdim=True), before_span, last)
 
 
-def _positions(valid: torch.Tensor) -> torch.Tensor:
-    return (valid.long().cumsum(1) - 1).clamp(min=0)
+def _lay_out(takes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lay rows out one behind the other, padded on the left to N, the longest sample; see `Layout.resized`.
+
+    Args:
+        takes: (B, L) int64, how many of the N new rows each old row takes.
+
+    Returns (B, L) int64, the first new row of each old one that takes any, within the sample; (B, N) bool, False at
+    padding; and (B, N) int64, the old row of each new one.
+    """
+    ends = takes.cumsum(1)
+    size = int(ends[:, -1].max())
+    padding = size - ends[:, -1:]  # (B, 1)
+    new = torch.arange(size, device=takes.device) - padding  # (B, N), below 0 at padding
+    return padding + ends - takes, new >= 0, torch.searchsorted(ends, new, right=True)
 
 
 def _check_placeholders(is_image: torch.Tensor, crops_per_image: Sequence[int], rows_per_crop: int) -> tuple[int, ...]:
-    """Walk the images along the samples; every sample's placeholders must be whole images. Returns the sample that
-    each image stands in."""
+    """Walk the images along the samples; every sample's placeholders must be whole images. Returns the sample of each
+    image. Raises UserError where they are not."""
     images = iter(crops_per_image)
     samples: list[int] = []
     for sample, found in enumerate(is_image.sum(1).tolist()):

@@ -19,7 +19,8 @@ NAME = "default"  # of the one adapter; PEFT puts it into its parameters' names
 
 
 def require_peft(what: str) -> None:
-    """Raise UserError where PEFT, an optional dependency, is not installed; `what` asks for it."""
+    """Raise UserError where PEFT, an optional dependency, is not installed; `what` names the setting or command that
+    needs it."""
     if find_spec("peft") is None:
         raise UserError(f"{what}: needs peft, which is not installed; pip install 'proxyv[train]'")
 
@@ -30,9 +31,9 @@ def inject(model: ProxyVForConditionalGeneration, config: Any) -> None:
 
     dtype = model.dtype
     inject_adapter_in_model(config, model, NAME)
-    mine = adapter_parameters(model)
+    added = adapter_parameters(model)
     for name, parameter in model.named_parameters():
-        if name in mine:
+        if name in added:
             parameter.data = parameter.data.to(dtype)
 
 

@@ -1,7 +1,7 @@
 """The interface of a method: a way to spend less on vision tokens. Every default is the identity.
 
 A method is a frozen dataclass in its own file; its fields are what a recipe may set under `method:`. Core code
-calls the hooks below, in this order, and never asks which method it is:
+calls the hooks below, in this order, and never checks which method it is:
 
     limit_grid   which crops an image may have                       once, for the image processor
     check        do the fields fit this model                         once
@@ -9,6 +9,8 @@ calls the hooks below, in this order, and never asks which method it is:
     select       tower features → what enters the projector           every prefill with images
     merge        projected vision tokens → those that enter the LLM   every prefill with images
     plan         what this method's decoder layers need               every prefill with images
+
+Letters as in `proxyv.model`.
 """
 
 from __future__ import annotations
@@ -40,9 +42,9 @@ NEEDS = {
 class VisionTokens(NamedTuple):
     """What stands for the images, on its way into the LLM."""
 
-    values: torch.Tensor  # (C, n, D) vectors of each crop
+    values: torch.Tensor  # (C, P, T) before the projector, (C, P, D) behind it; P' where a method has reduced them
     counts: torch.Tensor | None = None  # (C,) int64: crop c has the first `counts[c]` of them; None: all
-    extra: torch.Tensor | None = None  # (I, m, D) vectors that stand behind each image's last newline
+    extra: torch.Tensor | None = None  # (I, X, D) vectors that stand behind each image's last newline
 
 
 class Prompt(NamedTuple):
@@ -62,7 +64,7 @@ class Plan:
 
     def remaining(self, values: torch.Tensor, fill: int) -> torch.Tensor:
         """Of values (B, L), one for each row of the layout, those of the rows that are left after the last layer,
-        (B, Q); `fill` where a row is padding."""
+        (B, L'); `fill` where a row is padding."""
         return values
 
 
@@ -71,7 +73,7 @@ class Method:
     """Identity: every vision token goes through every layer."""
 
     name: ClassVar[str] = ""
-    # Submodule names by which this method's parameters are told from the LLM's own.
+    # Names of the submodules whose parameters are this method's, not the LLM's own.
     modules: ClassVar[tuple[str, ...]] = ()
     # What it needs beyond the features, of `NEEDS`.
     needs: ClassVar[tuple[str, ...]] = ()
@@ -100,15 +102,16 @@ class Method:
         loaded. `tokens` as in `check`."""
 
     def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
-        """Before the projector: what the tower saw → vectors (C, n, tower width) for the projector."""
+        """Before the projector: what the tower saw → vectors (C, P', T) for the projector, P' ≤ P."""
         return VisionTokens(view.patches())
 
     def merge(self, model: ProxyVPreTrainedModel, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
-        """After the projector: vision tokens (C, n, D) → those that enter the LLM (C, m, D), m ≤ n."""
+        """After the projector: vision tokens (C, P, D) → those that enter the LLM (C, P', D), P' ≤ P."""
         return vision
 
     def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> Plan | None:
-        """What this method's layers need for one prefill; handed to every layer as `vision_plan`. None: nothing."""
+        """What this method's layers need for one prefill, whose rows enter as `embeddings` (B, L, D); handed to every
+        layer as `vision_plan`. None: nothing."""
         return None
 
     def training_passes(self) -> Sequence[Method]:

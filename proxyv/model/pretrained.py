@@ -7,9 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, initialization
+from transformers.models.clip import modeling_clip
 
+from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.vision import Projector, TowerView
+
+# Older transformers nest a tower's weights below `vision_model`; newer ones save them without, and read both.
+TOWER_KEYS = (
+    {r"^vision_tower\.(?!vision_model\.)": "vision_tower.vision_model."}
+    if hasattr(modeling_clip, "CLIPVisionTransformer")
+    else None
+)
 
 
 class ProxyVPreTrainedModel(PreTrainedModel):
@@ -35,8 +44,23 @@ class ProxyVPreTrainedModel(PreTrainedModel):
         self.image_newline = nn.Parameter(torch.zeros(config.text_config.hidden_size))
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
 
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Hugging Face's `from_pretrained`, but missing, unused or misshapen weights are an error, not a warning.
+
+        Raises UserError that lists them.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("key_mapping", TOWER_KEYS)
+        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        bad = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind != "error_msgs"}
+        if bad:
+            listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(keys)}" for kind, keys in bad.items())
+            raise UserError(f"{path}: the weights do not fit the configuration: {listed}")
+        return (model, info) if wants_info else model
+
     def view(self, pixel_values: torch.Tensor) -> TowerView:
-        """One pass of the tower over crops (C, 3, S, S)."""
+        """One pass of the tower over normalised crops (C, 3, S, S), of any float dtype and on any device."""
         weight = self.projector.up.weight
         return TowerView(self.vision_tower, pixel_values.to(weight.device, weight.dtype), self.config.feature_layer)
 
@@ -56,4 +80,5 @@ class ProxyVPreTrainedModel(PreTrainedModel):
         return self.language_model.get_output_embeddings()
 
     def get_decoder(self) -> nn.Module:
-        return self.language_model.model
+        decoder: nn.Module = self.language_model.model
+        return decoder

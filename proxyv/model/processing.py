@@ -1,8 +1,11 @@
-"""The processor: images and text → model inputs. It counts the placeholders that the model checks."""
+"""The processor: images and text → model inputs. It counts the placeholders that the model checks.
+
+Letters as in `proxyv.model`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,13 @@ _TEMPLATES = Path(__file__).parent / "chat_templates"
 class ProxyVProcessor(ProcessorMixin):
     """Image processor, tokenizer and chat template in one object, saved and loaded with the model.
 
-    In text, one `<image>` stands for one image; in `input_ids` it takes crops · (P + 1) placeholder ids.
+    In text, one `<image>` stands for one image; in `input_ids` it takes crops · (P + 1) placeholder ids. A tokenizer
+    that lacks this token gets it, in place.
+
+    Args:
+        chat_template: Jinja text; None: the tokenizer's own.
+
+    Raises UserError where the tokenizer has no padding token.
     """
 
     def __init__(
@@ -44,7 +53,7 @@ class ProxyVProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> ProxyVProcessor:
         """Load a saved processor: folder or hub id; `kwargs` as for Hugging Face's tokenizers."""
-        # Not through AutoImageProcessor: transformers before 5.2x asks for torchvision there, which nothing here needs.
+        # Not through AutoImageProcessor, for which older transformers 5 want torchvision; nothing here needs it.
         images = ProxyVImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return cls(images, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs))
 
@@ -60,14 +69,14 @@ class ProxyVProcessor(ProcessorMixin):
         """Model inputs for a batch.
 
         Args:
-            images: an image, a list of images, or a list of lists (images of each text), in reading order.
+            images: a PIL image, a list of them, or a list of lists (the images of each text), in reading order.
             text: one prompt or several; from `apply_chat_template`, so special tokens are not added again.
             padding: pad to the longest, on the left.
             return_tensors: "pt", or None for lists of ids.
             image_mode: overrides the image processor's saved mode.
 
-        Returns `input_ids`, `attention_mask` (B, L), and with images `pixel_values` (C, 3, S, S) and
-        `crops_per_image` (images,).
+        Returns `input_ids` and `attention_mask`, (B, L) int64, and with images `pixel_values`, (C, 3, S, S) float32,
+        and `crops_per_image`, (I,) int64; without `return_tensors` lists in place of the int64 tensors.
 
         Raises UserError where a text has more or fewer `<image>` marks than images.
         """
@@ -82,13 +91,14 @@ class ProxyVProcessor(ProcessorMixin):
             vision["crops_per_image"] = torch.tensor(vision["crops_per_image"])
         return BatchFeature({**padded, **vision})
 
-    def expand(self, ids: Sequence[int], crops: Any) -> list[int]:
-        """Each `<image>` id → crops · (P + 1) of them; `crops` iterates over the images' crop counts."""
+    def expand(self, ids: Sequence[int], crops: Iterator[int]) -> list[int]:
+        """Each `<image>` id → crops · (P + 1) of them; `crops` gives the number of crops of one image after another."""
         rows = self.image_processor.tokens_per_crop + 1
         return [one for i in ids for one in ([i] * (next(crops) * rows) if i == self.image_token_id else [i])]
 
     def _matched_images(self, images: Any, encoded: Sequence[Sequence[int]]) -> list[Image.Image]:
-        """All images in one list, checked against the marks: per text where they are nested, else in all."""
+        """All images in one list, checked against the marks: per text where they are nested, else in all. Raises
+        UserError where they differ."""
         marks = [list(ids).count(self.image_token_id) for ids in encoded]
         if images is None:
             images = []
@@ -111,7 +121,7 @@ class ProxyVProcessor(ProcessorMixin):
 
 
 def chat_template(name: str) -> str:
-    """The text of a chat template of this folder. Raises UserError naming the nearest."""
+    """The Jinja text of `chat_templates/<name>.jinja`. Raises UserError for an unknown name, with the nearest known."""
     path = _TEMPLATES / f"{name}.jinja"
     if not path.is_file():
         known = [p.stem for p in _TEMPLATES.glob("*.jinja")]

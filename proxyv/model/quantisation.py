@@ -23,9 +23,12 @@ LOAD_IN = ("8bit", "4bit")
 def quantised_loading(
     config: ProxyVConfig, load_in: str, device: str, dtype: torch.dtype | str = "auto"
 ) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that load a model's LLM in "8bit" or "4bit" on a device.
+    """Arguments of `from_pretrained` that load a model's LLM quantised (LLM.int8(), arXiv 2208.07339; NF4, arXiv
+    2305.14314).
 
-    dtype: of everything else ("auto": as saved); 4-bit layers compute in it.
+    Args:
+        load_in: "8bit" or "4bit".
+        dtype: of everything else ("auto": as saved); 4-bit layers compute in it.
 
     Raises UserError for another `load_in`, or where bitsandbytes, an optional dependency, is not installed.
     """

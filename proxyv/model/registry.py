@@ -1,6 +1,6 @@
 """The methods there are, found by looking in proxyv/methods: one module, one `Method` subclass, one `name`.
 
-The folder is looked up by its name when a method is first asked for: methods are plug-ins, and stand above the model.
+The folder is found by its name when a method is first needed: methods are plug-ins, and stand above the model.
 """
 
 from __future__ import annotations

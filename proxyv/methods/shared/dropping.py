@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 import torch
 from transformers.cache_utils import Cache
 
-from proxyv.methods.shared.row_subset import RowSubset, all_rows, gather_rows, received_attention
+from proxyv.methods.shared.row_subset import RowSubset, all_rows, received_attention
 from proxyv.methods.shared.subset_layer import SubsetLayer, SubsetPlan, check_row_order
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import Family, family_of, mix_into_layers
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Selection
 from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.rows import gather_rows
 
 
 @dataclass(frozen=True)

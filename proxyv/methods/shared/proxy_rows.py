@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from proxyv.methods.shared.text_queries import QueryRows, TextQueryPlan, query_rows, text_rows
+from proxyv.model.attention import rotary_tables
 from proxyv.model.layout import Layout
 
 
@@ -77,8 +78,7 @@ def make_proxy_plan(
     proxy_index = torch.arange(length, width, device=slots.device).expand(samples, -1)
     asking = torch.cat([others, proxy_index], 1)
     asking_valid = torch.cat([others_valid, rows.valid[:, length:]], 1)
-    # `forward`, not a call: sharded training records which modules are called, in the same order on all ranks.
-    tables = rotary.forward(like, rows.position.to(like.device))
+    tables = rotary_tables(rotary, like, rows.position)
 
     def ask(index: torch.Tensor, valid: torch.Tensor, keys: int) -> QueryRows:
         return query_rows(layout, index, valid, _visible(rows, visibility, index, keys), tables, back_end, like)

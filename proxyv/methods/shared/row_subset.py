@@ -16,6 +16,7 @@ import torch
 
 from proxyv.model.families import Family, rotate
 from proxyv.model.layout import Layout
+from proxyv.model.rows import count_positions, gather_rows, pack_left
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class RowSubset:
 
     def compacted(self) -> RowSubset:
         """The same rows at positions counted anew."""
-        return replace(self, position_ids=(self.valid.long().cumsum(1) - 1).clamp(min=0))
+        return replace(self, position_ids=count_positions(self.valid))
 
     @staticmethod
     def _real(counts: Sequence[int], like: torch.Tensor) -> torch.Tensor:
@@ -148,12 +149,6 @@ def all_rows(layout: Layout, device: torch.device, per_crop: bool = False) -> Ro
     )
 
 
-def gather_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """values (B, R, …), index (B, Q) → (B, Q, …)."""
-    index = index.view(*index.shape, *[1] * (values.ndim - 2)).to(values.device)
-    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
-
-
 def received_attention(
     layer: Any,
     family: Family,
@@ -190,10 +185,3 @@ def received_attention(
     real = rows.ranking_valid[:, :, None]
     received = (weights * real).sum(1) / real.sum(1).clamp(min=1)  # (B, Q)
     return rows.vision_values(received)
-
-
-def pack_left(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Columns of the chosen entries of (B, L), moved to the front: (B, n) and which of them are real."""
-    count = max(int(chosen.sum(1).max()), 1)
-    index = (~chosen).int().argsort(dim=1, stable=True)[:, :count]
-    return index, chosen.gather(1, index)

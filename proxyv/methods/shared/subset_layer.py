@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
 from proxyv.methods.shared.row_subset import RowSubset
+from proxyv.model.attention import rotary_tables
 from proxyv.model.cache import CachedRows, DecodeRows, LayerArgs, row_mask, set_cached_rows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Plan
@@ -51,8 +52,7 @@ class SubsetPlan(Plan):
         if self.latest is None or self.latest[0] is not rows:
             like = rows.gather(self.embeddings[..., :1])
             mask = row_mask(self.llm.config, like, rows.valid if rows.padded else None)
-            # `forward`, not a call: sharded training records which modules are called, in the same order everywhere.
-            tables = self.llm.model.rotary_emb.forward(self.embeddings, rows.position_ids)
+            tables = rotary_tables(self.llm.model.rotary_emb, self.embeddings, rows.position_ids)
             # Behind dropped tokens a position is not the number of rows before it.
             kept = CachedRows(rows.valid, rows.position_ids[:, -1] + 1, rows.padded, self.prompt_length)
             self.latest = rows, LayerArgs(mask, tables), kept

@@ -18,15 +18,13 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from proxyv.errors import UserError
-from proxyv.model.attention import attend, mask_for, masked_back_end
+from proxyv.model.attention import Tables, attend, mask_for, masked_back_end, rotary_tables
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import Family, family_of, mix_into_layers, rotate
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Plan
 from proxyv.model.pretrained import ProxyVPreTrainedModel
-
-Tables = tuple[torch.Tensor, torch.Tensor]  # rotary cos and sin, (B, rows, rotary size)
-
+from proxyv.model.rows import pack_left
 
 # ── the method ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -123,8 +121,7 @@ def make_text_query_plan(layout: Layout, rotary: nn.Module, back_end: str, like:
         back_end: attention back-end, decides the form of the masks.
         like: the input embeddings; tensors take their device, masks and tables their dtype.
     """
-    # `forward`, not a call: sharded training records which modules are called, in the same order on all ranks.
-    tables = rotary.forward(like, layout.position_ids.to(like.device))
+    tables = rotary_tables(rotary, like, layout.position_ids)
     index, valid = text_rows(layout)
     before = layout.position_ids[:, None] <= layout.position_ids.gather(1, index)[:, :, None]
     rows = query_rows(layout, index, valid, before & layout.valid[:, None], tables, back_end, like)
@@ -133,10 +130,7 @@ def make_text_query_plan(layout: Layout, rotary: nn.Module, back_end: str, like:
 
 def text_rows(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of text and newlines, moved to the front: (B, Q) within the sample, and which of them are real."""
-    chosen = layout.valid & ~layout.is_vision
-    count = int(chosen.sum(1).max())
-    index = (~chosen).int().argsort(dim=1, stable=True)[:, :count]
-    return index, chosen.gather(1, index)
+    return pack_left(layout.valid & ~layout.is_vision)
 
 
 def query_rows(
@@ -162,7 +156,7 @@ def query_rows(
     zero_row = vision.numel() + samples * count
     source = torch.full((samples * keys,), zero_row, device=index.device)
     source[vision.flatten()] = torch.arange(vision.numel(), device=index.device)
-    # After the vision tokens: an absent one stands in its crop's newline row, and the newline asks.
+    # After the vision rows, see `Layout`: newlines are queries.
     source[flat[valid]] = vision.numel() + torch.arange(samples * count, device=index.device)[valid.flatten()]
     visible = visible | ~valid[:, :, None]  # padding slots: any finite result will do
     on = index.to(like.device)[..., None].expand(-1, -1, tables[0].shape[-1])

@@ -102,6 +102,25 @@ def test_scatter_undoes_gather():
     assert torch.equal(back, expected)
 
 
+def test_resized_as_drawn():
+    """The example of `Layout.resized`."""
+    is_image = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
+    mask = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
+    made, index = make_layout(is_image, mask, [1], 3).resized(1, extra=1)
+    assert made.valid.tolist() == [[True] * 5, [False] + [True] * 4]
+    assert made.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 0, 1, 2, 3]]
+    assert (made.vision_rows.tolist(), made.newline_rows.tolist(), made.extra_rows.tolist()) == ([[1]], [2], [[3]])
+    assert index[made.given].tolist() == [0, 1, 4, 5, 2, 3, 4, 5]  # old rows, extra rows and padding left out
+    assert made.ranking_rows.nonzero().tolist() == [[0, 4], [1, 4]] and made.prompt_length == 6
+
+
+def test_absent_vision_tokens_have_their_newline_s_row():
+    made, _ = layout().resized(3, torch.tensor([3, 1, 2]))
+    assert made.vision_rows.tolist() == [[1, 2, 3], [5, 6, 6], [12, 13, 14]]
+    assert made.newline_rows.tolist() == [4, 6, 14]
+    assert made.is_vision.sum() == 6 and not made.is_vision.flatten()[made.newline_rows].any()
+
+
 @pytest.mark.parametrize(
     "crops, message",
     [
