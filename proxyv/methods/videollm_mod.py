@@ -124,17 +124,18 @@ class RoutedLayer(SubsetLayer):
 
     router: Router
 
-    def _with_images(
+    def forward_with_images(
         self, hidden: torch.Tensor, index: int, plan: RoutedPlan, arguments: dict[str, Any]
     ) -> torch.Tensor:
-        """(B, L, D) → (B, L, D)."""
+        """As the parent's; all L rows come in and go out."""
         weights = self.router(hidden)
         rows = plan.choose(index, weights.detach()[..., 0])
         plan.set_cache_rows(arguments.get("past_key_values"), index, rows)
         before = rows.gather(hidden)
-        after = self._parent(before, plan.layer_args(rows), arguments)
+        after = self.parent_forward(before, plan.layer_args(rows), arguments)
         weighted = before + rows.gather(weights) * (after - before)
         return rows.scatter(torch.where(rows.gather(plan.is_vision)[..., None], weighted, after), into=hidden)
 
-    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden + 0.0 * self.router(hidden).sum()
+    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
+        weights: torch.Tensor = self.router(hidden)
+        return hidden + 0.0 * weights.sum()
