@@ -89,7 +89,7 @@ class ProxyV(ProxyMethod):
         return SpatialProxies(self.downsample, INITIALISATIONS[self.initialisation])
 
     def context(self, proxies: torch.Tensor, project: Project, splat: torch.Tensor | None, tokens: int) -> torch.Tensor:
-        blocks = project(proxies).unflatten(1, (math.isqrt(tokens) // self.downsample, -1))
+        blocks: torch.Tensor = project(proxies).unflatten(1, (math.isqrt(tokens) // self.downsample, -1))
         return blocks.repeat_interleave(self.downsample, 1).repeat_interleave(self.downsample, 2).flatten(1, 2)
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
@@ -108,7 +108,8 @@ class ProxyV(ProxyMethod):
 
 
 def _bilinear(grid: torch.Tensor, factor: int) -> torch.Tensor:
-    """Half-pixel centres, no antialiasing: at a factor of 4, the mean of the central 2 × 2 of each block."""
+    """grid (C, D, side, side) → (C, D, side / factor, side / factor), with half-pixel centres and no antialiasing: at a
+    factor of 4, the mean of the central 2 × 2 of each block."""
     return F.interpolate(grid, size=(grid.shape[2] // factor, grid.shape[3] // factor), mode="bilinear")
 
 
@@ -151,7 +152,8 @@ class GuidedUpdate(nn.Module):
     def project_context(self, proxies: torch.Tensor) -> torch.Tensor:
         """(C, p, D) → (C, p, m)."""
         folded = self.folded_context
-        return self.context_proj(proxies) if folded is None else F.linear(proxies, folded)
+        context: torch.Tensor = self.context_proj(proxies) if folded is None else F.linear(proxies, folded)
+        return context
 
     def forward(self, vision: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """vision (C, P, D), context (C, P, m) of projected proxies → (C, P, D)."""
@@ -159,7 +161,8 @@ class GuidedUpdate(nn.Module):
             inner = self.mix(torch.cat([self.input_proj(vision), context], -1))
         else:
             inner = F.linear(vision, self.folded_input) + context
-        return self.norm(self.up(F.silu(inner)) + vision)
+        updated: torch.Tensor = self.norm(self.up(F.silu(inner)) + vision)
+        return updated
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -199,29 +202,31 @@ class ProxyVLayer(TextQueryLayer):
         if self.is_start and (not self.is_last or method.text_sees_proxies):
             self.proxy_initializer = method.make_initializer(size)
 
-    def _with_images(self, hidden: torch.Tensor, plan: ProxyPlan, cache: Cache | None) -> torch.Tensor:
-        """(B, rows, D) → (B, rows, D). Proxies ride behind the rows from the start layer to the last."""
+    def forward_with_images(self, hidden: torch.Tensor, plan: ProxyPlan, cache: Cache | None) -> torch.Tensor:
+        """As the parent's. Proxies ride behind the rows from the start layer to the last."""
         if hasattr(self, "proxy_initializer"):
             proxies, plan.splat = self.proxy_initializer(hidden.flatten(0, 1)[plan.vision_rows], plan.present)
             plan.splat_detached = not torch.is_grad_enabled()
             hidden = plan.append(hidden, proxies)
-        ask = plan.text if self.is_last else plan.with_proxies
-        hidden = hidden[:, : ask.keys]
-        rows = self._attend_and_feed(hidden, ask, plan, cache)
-        vision = ask.gather_vision(hidden)
+        rows = plan.text if self.is_last else plan.with_proxies
+        hidden = hidden[:, : rows.keys]
+        queries = self.attend_and_feed(hidden, rows, plan, cache)
+        vision = rows.gather_vision(hidden)
         if self.is_last:
-            return ask.scatter(vision, rows)[:, : plan.length]
+            return rows.scatter(vision, queries)[:, : plan.length]
         if plan.splat is not None and plan.splat_detached and torch.is_grad_enabled():
             # Later layers would take the splat weights of the first pass, which has no gradient.
             raise UserError("gradient checkpointing: proxyv_ns needs use_reentrant=False, or its gradients are wrong")
-        proxies = rows.flatten(0, 1)[plan.proxy_slots]
-        return ask.scatter(self._update(vision, proxies, plan.splat), rows)
+        proxies = queries.flatten(0, 1)[plan.proxy_places]
+        return rows.scatter(self._update(vision, proxies, plan.splat), queries)
 
     def _update(self, vision: torch.Tensor, proxies: torch.Tensor, splat: torch.Tensor | None) -> torch.Tensor:
+        """vision (C, P, D), proxies (C, p, D), splat weights (C, P, p) or None → (C, P, D)."""
         context = self.method.context(proxies, self.guided_update.project_context, splat, vision.shape[1])
-        return self.guided_update(vision, context)
+        updated: torch.Tensor = self.guided_update(vision, context)
+        return updated
 
-    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
+    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.is_last:
             return hidden
         p = self.method.proxies_per_crop(self.tokens)

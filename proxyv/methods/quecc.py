@@ -67,8 +67,8 @@ class QueCC(Method):
 def question_rows(prompt: Prompt, is_image: torch.Tensor) -> torch.Tensor:
     """(B, L) bool: the rows of each sample's question, none of an answer.
 
-    The text behind the last image, up to the first asking row there; where that is nothing, all text up to the
-    sample's first asking row.
+    The text behind the last image, up to the first ranking row there; where that is nothing, all text up to the
+    sample's first ranking row.
 
     Args:
         is_image: (B, L) bool, True at placeholders.
@@ -100,7 +100,7 @@ def question_states(model: ProxyVPreTrainedModel, prompt: Prompt) -> torch.Tenso
     every = torch.ones_like(ids)  # without a mask, transformers looks for packed sequences, not on shapes alone
     with torch.no_grad():
         output = model.language_model.model(input_ids=ids, attention_mask=every, use_cache=False)
-    states = output.last_hidden_state
+    states: torch.Tensor = output.last_hidden_state
     last = (counts - 1).clamp(min=0)[..., None].expand(-1, -1, states.shape[-1]).to(states.device)
     return states.gather(1, last)[:, 0].masked_fill((counts == 0).to(states.device), 0.0)
 
@@ -124,8 +124,8 @@ class QuestionPooling(nn.Module):
     def forward(self, patches: torch.Tensor, layers: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
         """patches (C, P, size), layers (C, P, layers · size), question (C, text_size) → (C, P / window², size)."""
         side = math.isqrt(patches.shape[1])
-        asking = self.query(patches + self.question(question)[:, None])
-        grid = asking.transpose(1, 2).unflatten(2, (side, side))
+        of_patches = self.query(patches + self.question(question)[:, None])
+        grid = of_patches.transpose(1, 2).unflatten(2, (side, side))
         queries = self.shrink(grid).flatten(2).transpose(1, 2)  # (C, windows, size)
         keys = windows(self.key(layers), self.window)  # (C, windows, window², size)
         values = windows(self.value(layers), self.window)
@@ -135,7 +135,8 @@ class QuestionPooling(nn.Module):
             self.value_proj(values).flatten(0, 1),
             self.heads,
         )
-        return self.out_proj(pooled).view_as(queries)
+        vectors: torch.Tensor = self.out_proj(pooled)
+        return vectors.view_as(queries)
 
 
 def _normed_mlp(size: int, out: int, bias: bool = True) -> nn.Sequential:

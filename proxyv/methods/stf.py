@@ -70,4 +70,5 @@ class BlockFusion(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(C, P, layers · size) → (C, P, size)."""
-        return self.down(self.act(self.up(features)))
+        fused: torch.Tensor = self.down(self.act(self.up(features)))
+        return fused

@@ -59,20 +59,21 @@ class VisionZip(Method):
             keys = view.keys(view.feature_block)
             attention = view.cls_attention(view.feature_block, keys)  # (C, heads, 1 + P)
             order = attention.sum(1)[:, 1:].argsort(dim=1, descending=True, stable=True)
-            # In raster order: D − 1 patches beside the CLS token, and the R others.
+            # In raster order: patches beside the CLS token, one less than `dominant`, and all others.
             dominant, others = (part.sort(dim=1).values for part in order.tensor_split([self.dominant - 1], dim=1))
             alike = F.normalize(keys[:, 1:].unflatten(-1, (attention.shape[1], -1)).mean(2), dim=-1)
         contextual = self.merge_alike(gather_rows(patches, others), gather_rows(alike, others))
         return VisionTokens(torch.cat([view.cls()[:, None], gather_rows(patches, dominant), contextual], 1))
 
     def merge_alike(self, patches: torch.Tensor, alike: torch.Tensor) -> torch.Tensor:
-        """Patches (C, R, D) in raster order, and unit vectors (C, R, size) by which they are compared → (C, K, D)."""
+        """Patches (C, R, D) in raster order, and unit vectors (C, R, size) by which they are compared → the contextual
+        tokens (C, N, D)."""
         rest, count = patches.shape[1], self.contextual
         step = max(1, rest // count)
         targets = list(range(0, rest, step))[:count]
         merged = sorted(set(range(rest)) - set(targets))
         with torch.no_grad():
-            nearest = (alike[:, merged] @ alike[:, targets].transpose(1, 2)).argmax(-1)  # (C, R − K)
+            nearest = (alike[:, merged] @ alike[:, targets].transpose(1, 2)).argmax(-1)  # (C, R − N)
             goes_to = (nearest[..., None] == torch.arange(count, device=nearest.device)).to(patches.dtype)
         shares = goes_to / goes_to.sum(1, keepdim=True).clamp(min=1)
         return patches[:, targets] + shares.transpose(1, 2) @ patches[:, merged]

@@ -101,12 +101,13 @@ class SemanticGrouping(nn.Module):
         scores = self.query(self.norm_groups(semantic)) @ self.key(normed).transpose(1, 2) * patches.shape[-1] ** -0.5
         member = assign(scores.float(), noisy=self.training).to(normed.dtype)
         mean = member @ self.value(normed) / member.sum(-1, keepdim=True).clamp(min=1.0)
-        return semantic + self.out(mean)
+        grouped: torch.Tensor = semantic + self.out(mean)
+        return grouped
 
 
 def assign(scores: torch.Tensor, noisy: bool) -> torch.Tensor:
-    """scores (C, M, P) → (C, M, P), 1 at the group of each patch and 0 elsewhere. `noisy` adds Gumbel noise and lets
-    the gradient of the softmax through."""
+    """scores (C, M, P) float32 → (C, M, P) float32, 1 at the group of each patch and 0 elsewhere. `noisy` adds Gumbel
+    noise and lets the gradient of the softmax through."""
     if noisy:
         return F.gumbel_softmax(scores, hard=True, dim=1)
     return torch.zeros_like(scores).scatter(1, scores.argmax(1, keepdim=True), 1.0)

@@ -75,7 +75,7 @@ class VQToken(Method):
 
 
 def by_image(values: torch.Tensor, crops_of_image: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """values (C, P, D) → those of each image (I, V, D), V the most there are, and which of them are real (I, V)."""
+    """values (C, P, D) → those of each image (I, V, D), V the most there are, and (I, V) bool which are real."""
     crops = torch.tensor(crops_of_image, device=values.device)
     slot = torch.arange(max(crops_of_image), device=values.device)
     index = (crops.cumsum(0) - crops)[:, None] + slot
@@ -89,7 +89,8 @@ def cluster(units: torch.Tensor, real: torch.Tensor, codes: int, iterations: int
     Args:
         units: (I, V, D) float32 unit vectors; real: (I, V) bool, False at padding.
 
-    Returns (I, V) int64 the cluster of each vector (any at padding), and (I, codes, D) the centres that chose it.
+    Returns (I, V) int64 the cluster of each vector (any at padding), and (I, codes, D) float32 the centres that chose
+    it.
     """
     centres = units[:, :1]
     nearest = (units @ centres.transpose(1, 2))[..., 0].masked_fill(~real, torch.inf)
@@ -104,7 +105,8 @@ def cluster(units: torch.Tensor, real: torch.Tensor, codes: int, iterations: int
 
 
 def means(units: torch.Tensor, real: torch.Tensor, ids: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    """(I, codes, D) the mean of each cluster's vectors; where it has none, its centre. Arguments as in `cluster`."""
+    """(I, codes, D) float32, the mean of each cluster's vectors; where it has none, its centre. Arguments as in
+    `cluster`, `ids` and `centres` as it returns them."""
     numbers = torch.arange(centres.shape[1], device=units.device)
     member = ((ids[..., None] == numbers) & real[..., None]).to(units.dtype)  # (I, V, codes)
     count = member.sum(1)[..., None]
@@ -116,7 +118,7 @@ def _nearest(units: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
 
 
 class MapAttention(nn.Module):
-    """Codes ask, the map of which code stands where answers."""
+    """Attention of the codes, as queries, over the map of which code is at which place."""
 
     def __init__(self, size: int, codes: int, tokens: int, inner_size: int, heads: int):
         super().__init__()
@@ -136,8 +138,10 @@ class MapAttention(nn.Module):
         nn.init.normal_(self.place)
 
     def forward(self, codes: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """codes (I, K, size), ids (I, V) int64 and real (I, V) bool of whole crops → (I, K, size)."""
+        """codes (I, codes, size), ids (I, V) int64 and real (I, V) bool of whole crops → (I, codes, size)."""
         crops = ids.shape[1] // len(self.place)
         index_map = self.code[ids] + self.place.repeat(crops, 1)
         query = self.query(self.norm(codes)) + self.code
-        return self.out(attend_plainly(query, self.key(index_map), self.value(index_map), self.heads, real))
+        read = attend_plainly(query, self.key(index_map), self.value(index_map), self.heads, real)
+        enrichment: torch.Tensor = self.out(read)
+        return enrichment

@@ -1,6 +1,9 @@
 """What the methods share that reduce vision tokens before the LLM: a number to keep, windows on a crop's grid, hidden
 states of the tower by number, and attention in plain matrix products, which every back-end and the meta device count
-alike."""
+alike.
+
+Letters: C crops of the batch, P vision tokens per crop, Q query rows, K key rows, D width.
+"""
 
 from __future__ import annotations
 
@@ -57,28 +60,29 @@ def check_hidden_states(field: str, layers: Sequence[int], vision_config: PreTra
 
 
 def windows(tokens: torch.Tensor, size: int) -> torch.Tensor:
-    """(C, P, D) in raster order → (C, P / size², size², D): windows in raster order, and each window's members."""
+    """tokens (C, P, D) in raster order → (C, P / size², size², D): windows in raster order, and the members of each."""
     count = math.isqrt(tokens.shape[1]) // size
-    grid = tokens.unflatten(1, (count, size, count, size))  # window row, row, window column, column
+    grid: torch.Tensor = tokens.unflatten(1, (count, size, count, size))  # window row, row, window column, column
     return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def attend_plainly(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int, real: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Attention of projected rows, softmax in float32.
+    """Attention of projected rows, of which there are N sets; softmax in float32.
 
     Args:
-        query: (N, Q, D), heads side by side; key, value: (N, K, D).
+        query: (N, Q, D), heads side by side; key, value: (N, K, D), all of one dtype.
         real: (N, K) bool, False at keys that are padding; None: none are.
 
-    Returns (N, Q, D).
+    Returns (N, Q, D) of that dtype.
     """
     query, key, value = (rows.unflatten(-1, (heads, -1)).transpose(1, 2) for rows in (query, key, value))
     scores = (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5).float()
     if real is not None:
         scores = scores.masked_fill(~real[:, None, None], -torch.inf)
-    return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
+    attended: torch.Tensor = scores.softmax(-1).to(value.dtype) @ value
+    return attended.transpose(1, 2).flatten(2)
 
 
 def check_cls_attention(config: ProxyVConfig, method: str, after_features: int) -> None:
