@@ -7,21 +7,23 @@ Deviations: those of the two methods.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Plan, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
 from proxyv.model.registry import describe_method, make_method
 from proxyv.model.vision import TowerView
+
+Value = TypeVar("Value")
 
 PUBLISHED = {
     "before_llm": {"name": "visionzip", "dominant": 360, "contextual": 40},
@@ -30,29 +32,43 @@ PUBLISHED = {
 HOOKS_BEFORE_LLM = ("limit_grid", "tokens_per_crop", "select", "merge")
 
 
+class PerPair:
+    """Gives a class variable of `Method` that depends on a combination's two methods."""
+
+    def __init__(self, of_pair: Callable[[Combination], Any]):
+        self.of_pair = of_pair
+
+    def __set_name__(self, owner: type[Method], name: str) -> None:
+        self.name = name
+
+    def __get__(self, pair: Combination | None, owner: type[Method]) -> Any:
+        return getattr(Method, self.name) if pair is None else self.of_pair(pair)
+
+
+def per_pair(of_pair: Callable[[Combination], Value]) -> Value:
+    """What an attribute is: of a combination, what the function makes of its `first` and `second`; of the class, what
+    `Method` declares."""
+    return cast(Value, PerPair(of_pair))
+
+
 @dataclass(frozen=True)
 class Combination(Method):
     """Two methods, each as a mapping of its name and fields; an empty one stands for the published method."""
 
     name: ClassVar[str] = "combination"
+    modules: ClassVar[tuple[str, ...]] = per_pair(lambda pair: pair.first.modules + pair.second.modules)
+    needs: ClassVar[tuple[str, ...]] = per_pair(lambda pair: tuple(dict.fromkeys(pair.first.needs + pair.second.needs)))
+    approximate: ClassVar[bool] = per_pair(lambda pair: pair.first.approximate or pair.second.approximate)
+    keeps_grid: ClassVar[bool] = per_pair(lambda pair: pair.first.keeps_grid)
 
     # Empty by default: a recipe's mapping is merged over the default, and fields of another method must not stay.
     before_llm: dict[str, Any] = field(default_factory=dict)
     inside_llm: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        made = {place: _make(place, getattr(self, place) or fields) for place, fields in PUBLISHED.items()}
-        first, second = made.values()
-        settled = {
-            **{place: describe_method(method) for place, method in made.items()},  # every field written out
-            # What classes declare for other methods depends on the two here.
-            "modules": (*first.modules, *second.modules),
-            "needs": tuple(dict.fromkeys((*first.needs, *second.needs))),
-            "approximate": first.approximate or second.approximate,
-            "keeps_grid": first.keeps_grid,
-        }
-        for key, value in settled.items():
-            object.__setattr__(self, key, value)  # the dataclass is frozen from here on
+        for place, published in PUBLISHED.items():
+            method = _make(place, getattr(self, place) or published)
+            object.__setattr__(self, place, describe_method(method))  # every field is written out; frozen from here on
 
     @cached_property
     def first(self) -> Method:
@@ -75,21 +91,22 @@ class Combination(Method):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         first, second = self.first, self.second
         if _overrides(first, ("plan",)):
-            raise UserError(f"method.before_llm: '{first.name}' acts inside the LLM; name it under method.inside_llm")
+            raise FieldError("before_llm", f"'{first.name}' acts inside the LLM; name it under method.inside_llm")
         if _overrides(second, HOOKS_BEFORE_LLM):
-            raise UserError(f"method.inside_llm: '{second.name}' acts before the LLM; name it under method.before_llm")
+            raise FieldError("inside_llm", f"'{second.name}' acts before the LLM; name it under method.before_llm")
         if "grid" in second.needs and not first.keeps_grid:
-            raise UserError(
-                f"method.inside_llm: '{second.name}' needs a grid of vision tokens, '{first.name}' keeps none; use one "
-                "that takes any, such as proxyv_ns"
+            raise FieldError(
+                "inside_llm",
+                f"'{second.name}' needs a grid of vision tokens, '{first.name}' keeps none; use one that takes any, "
+                "such as proxyv_ns",
             )
-        with _named("before_llm"):
+        with _errors_of("before_llm"):
             first.check(config, tokens)
-        with _named("inside_llm"):
+        with _errors_of("inside_llm"):
             second.check(config, first.tokens_per_crop(tokens))
         for one in first.training_passes():
             left = one.tokens_per_crop(tokens)
-            with _named("inside_llm", f" (a training pass of '{first.name}' leaves {left} tokens of a crop)"):
+            with _errors_of("inside_llm", f" (a training pass of '{first.name}' leaves {left} tokens of a crop)"):
                 second.check(config, left)
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
@@ -124,9 +141,9 @@ def _overrides(method: Method, hooks: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _named(place: str, hint: str = "") -> Iterator[None]:
-    """Errors about a field of one of the two name it as the recipe does, and end with the hint."""
+def _errors_of(place: str, hint: str = "") -> Iterator[None]:
+    """Raise errors about a field of one of the two methods under its name in the recipe, and with the hint behind."""
     try:
         yield
-    except UserError as error:
-        raise UserError(str(error).replace("method.", f"method.{place}.", 1) + hint) from error
+    except FieldError as error:
+        raise FieldError(error.field, error.problem + hint, section=f"method.{place}") from error

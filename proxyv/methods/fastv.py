@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.dropping import DroppingMethod
 from proxyv.model.configuration import ProxyVConfig
 
@@ -38,6 +38,6 @@ class FastV(DroppingMethod):
         super().check(config, tokens)
         last = config.text_config.num_hidden_layers - 1
         if not 1 <= self.layer <= last:
-            raise UserError(f"method.layer: {self.layer} has no layer before it that could rank; use 1 to {last}")
+            raise FieldError("layer", f"{self.layer} has no layer before it that could rank; use 1 to {last}")
         if not 0 <= self.drop < 1:
-            raise UserError(f"method.drop: {self.drop} must be a share from 0 to below 1")
+            raise FieldError("drop", f"{self.drop} must be a share from 0 to below 1")

@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from proxyv.config import suggest
-from proxyv.errors import UserError
+from proxyv.errors import FieldError, UserError
 from proxyv.methods.shared.proxy_rows import ProxyPlan, Visibility, make_proxy_plan
 from proxyv.methods.shared.text_queries import TextQueryLayer, TextQueryMethod, check_hidden_ratio
 from proxyv.model.attention import masked_back_end
@@ -96,14 +96,15 @@ class ProxyV(ProxyMethod):
         super().check(config, tokens)
         if self.initialisation not in INITIALISATIONS:
             hint = suggest(self.initialisation, INITIALISATIONS)
-            raise UserError(f"method.initialisation: '{self.initialisation}' is unknown{hint}")
+            raise FieldError("initialisation", f"'{self.initialisation}' is unknown{hint}")
         side = math.isqrt(tokens)
         if side**2 != tokens:
-            raise UserError(f"method.name: proxyv needs a square grid, not {tokens} tokens per crop; use proxyv_ns")
+            raise FieldError("name", f"proxyv needs a square grid, not {tokens} tokens per crop; use proxyv_ns")
         if self.downsample < 1 or side % self.downsample:
-            raise UserError(
-                f"method.downsample: {self.downsample} does not divide the {side} × {side} vision tokens of a "
-                f"crop; use a divisor of {side}"
+            raise FieldError(
+                "downsample",
+                f"{self.downsample} does not divide the {side} × {side} vision tokens of a "
+                f"crop; use a divisor of {side}",
             )
 
 

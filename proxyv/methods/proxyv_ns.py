@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.proxyv import Project, ProxyMethod
 from proxyv.model.configuration import ProxyVConfig
 
@@ -40,9 +40,7 @@ class NonSpatialProxyV(ProxyMethod):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         super().check(config, tokens)
         if not 1 <= self.queries <= tokens:
-            raise UserError(
-                f"method.queries: {self.queries} must lie between 1 and the {tokens} vision tokens of a crop"
-            )
+            raise FieldError("queries", f"{self.queries} must lie between 1 and the {tokens} vision tokens of a crop")
 
 
 class LearnedProxies(nn.Module):

@@ -21,7 +21,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import check_cls_attention
 from proxyv.methods.shared.row_subset import gather_rows
 from proxyv.model.configuration import ProxyVConfig
@@ -71,10 +71,10 @@ class PruMerge(Method):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         check_cls_attention(config, self.name, after_features=1)
         if self.fixed_ratio is not None and not 0 < self.fixed_ratio <= 1:
-            raise UserError(f"method.fixed_ratio: {self.fixed_ratio} must be above 0 and at most 1, or null")
+            raise FieldError("fixed_ratio", f"{self.fixed_ratio} must be above 0 and at most 1, or null")
         if not 0 <= self.neighbours < tokens:
-            raise UserError(
-                f"method.neighbours: {self.neighbours} must lie between 0 and {tokens - 1}, the other tokens of a crop"
+            raise FieldError(
+                "neighbours", f"{self.neighbours} must lie between 0 and {tokens - 1}, the other tokens of a crop"
             )
 
     def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:

@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import attend_plainly, check_hidden_states, check_window, windows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -46,10 +46,10 @@ class QueCC(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         check_window(self.window, tokens, least=2)  # nothing to choose from in a window of one patch
-        check_hidden_states("method.key_layers", self.key_layers, config.vision_config)
+        check_hidden_states("key_layers", self.key_layers, config.vision_config)
         size = config.vision_config.hidden_size
         if self.heads < 1 or size % self.heads:
-            raise UserError(f"method.heads: {self.heads} does not divide the tower's width {size}; use a divisor")
+            raise FieldError("heads", f"{self.heads} does not divide the tower's width {size}; use a divisor")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         text, vision = model.config.text_config, model.config.vision_config

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import check_hidden_states, check_window, windows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -43,9 +43,9 @@ class STF(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         check_window(self.window, tokens)
-        check_hidden_states("method.fuse_layers", self.fuse_layers, config.vision_config)
+        check_hidden_states("fuse_layers", self.fuse_layers, config.vision_config)
         if self.inner_ratio < 1:
-            raise UserError(f"method.inner_ratio: {self.inner_ratio} must be at least 1")
+            raise FieldError("inner_ratio", f"{self.inner_ratio} must be at least 1")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         size = model.config.vision_config.hidden_size

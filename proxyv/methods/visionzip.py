@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import check_cls_attention
 from proxyv.methods.shared.row_subset import gather_rows
 from proxyv.model.configuration import ProxyVConfig
@@ -46,11 +46,12 @@ class VisionZip(Method):
         check_cls_attention(config, self.name, after_features=0)
         for field in ("dominant", "contextual"):
             if getattr(self, field) < 1:
-                raise UserError(f"method.{field}: {getattr(self, field)} must be 1 or more")
+                raise FieldError(field, f"{getattr(self, field)} must be 1 or more")
         if self.dominant + self.contextual > tokens:
-            raise UserError(
-                f"method.dominant: {self.dominant} and {self.contextual} contextual tokens are more than the {tokens} "
-                "of a crop; lower one of them"
+            raise FieldError(
+                "dominant",
+                f"{self.dominant} and {self.contextual} contextual tokens are more than the {tokens} "
+                "of a crop; lower one of them",
             )
 
     def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:

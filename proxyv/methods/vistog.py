@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import attend_plainly
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -47,7 +47,7 @@ class VisToG(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         if not 2 <= self.tokens <= tokens:
-            raise UserError(f"method.tokens: {self.tokens} must lie between 2 and the {tokens} patches of a crop")
+            raise FieldError("tokens", f"{self.tokens} must lie between 2 and the {tokens} patches of a crop")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         vision = model.config.vision_config

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import attend_plainly
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -50,11 +50,11 @@ class VQToken(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         if not 2 <= self.codes <= tokens:
-            raise UserError(f"method.codes: {self.codes} must lie between 2 and the {tokens} vision tokens of a crop")
+            raise FieldError("codes", f"{self.codes} must lie between 2 and the {tokens} vision tokens of a crop")
         if self.iterations < 0:
-            raise UserError(f"method.iterations: {self.iterations} must be at least 0")
+            raise FieldError("iterations", f"{self.iterations} must be at least 0")
         if self.heads < 1 or self.inner_size < 1 or self.inner_size % self.heads:
-            raise UserError(f"method.heads: {self.heads} does not divide method.inner_size {self.inner_size}")
+            raise FieldError("heads", f"{self.heads} does not divide method.inner_size {self.inner_size}")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         size = model.config.text_config.hidden_size

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from transformers import PreTrainedConfig
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError, UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method
 from proxyv.model.vision import has_cls
@@ -34,7 +34,7 @@ class KeepSome(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         if not 1 <= self.tokens <= tokens:
-            raise UserError(f"method.tokens: {self.tokens} must lie between 1 and the {tokens} vision tokens of a crop")
+            raise FieldError("tokens", f"{self.tokens} must lie between 1 and the {tokens} vision tokens of a crop")
 
 
 def check_window(window: int, tokens: int, least: int = 1) -> None:
@@ -42,21 +42,21 @@ def check_window(window: int, tokens: int, least: int = 1) -> None:
     side = math.isqrt(tokens)
     if window < least or side % window:
         at_least = f" from {least}" if least > 1 else ""
-        raise UserError(
-            f"method.window: {window} does not tile the {side} × {side} vision tokens of a crop; use a divisor of "
-            f"{side}{at_least}"
+        raise FieldError(
+            "window",
+            f"{window} does not tile the {side} × {side} vision tokens of a crop; use a divisor of {side}{at_least}",
         )
 
 
 def check_hidden_states(field: str, layers: Sequence[int], vision_config: PreTrainedConfig) -> None:
     """Raise UserError where a field names no layer, or one that is not among the tower's hidden states. Nothing is
-    clipped: another tower's depth asks for other numbers."""
+    clipped: another tower's depth needs other numbers."""
     states = vision_config.num_hidden_layers + 1  # with the input of the first block
     for layer in layers:
         if not -states <= layer < states:
-            raise UserError(f"{field}: {layer} is not a hidden state of the tower; use {-states} to {states - 1}")
+            raise FieldError(field, f"{layer} is not a hidden state of the tower; use {-states} to {states - 1}")
     if not layers:
-        raise UserError(f"{field}: is empty; name at least one hidden state of the tower, 0 to {states - 1}")
+        raise FieldError(field, f"is empty; name at least one hidden state of the tower, 0 to {states - 1}")
 
 
 def windows(tokens: torch.Tensor, size: int) -> torch.Tensor:
@@ -93,7 +93,7 @@ def check_cls_attention(config: ProxyVConfig, method: str, after_features: int) 
     """
     tower = config.vision_config
     if not has_cls(tower):
-        raise UserError(f"method.name: {method} ranks by a CLS token, {tower.model_type} has none; use a CLIP tower")
+        raise FieldError("name", f"{method} ranks by a CLS token, {tower.model_type} has none; use a CLIP tower")
     blocks = tower.num_hidden_layers
     block = config.feature_layer % (blocks + 1) - 1 + after_features
     if not 0 <= block < blocks:

@@ -16,7 +16,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.row_subset import RowSubset
 from proxyv.model.cache import CachedRows, DecodeRows, LayerArgs, set_cached_rows
 from proxyv.model.configuration import ProxyVConfig
@@ -26,8 +26,8 @@ from proxyv.model.method import Plan
 def check_row_order(config: ProxyVConfig, name: str) -> None:
     """Raise UserError where rows do not stand in the order of their positions, by which they are masked here."""
     if config.newline_positions != "natural":
-        raise UserError(
-            f"method.name: {name} takes rows in the order of their positions; set vision.newline_positions to natural"
+        raise FieldError(
+            "name", f"{name} takes rows in the order of their positions; set vision.newline_positions to natural"
         )
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError, UserError
 from proxyv.model.attention import attend, mask_for, masked_back_end
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import Family, family_of, mix_into_layers, rotate
@@ -64,15 +64,14 @@ def check_start_layer(start_layer: int, text_config: PreTrainedConfig) -> None:
     """Raise UserError where `method.start_layer` is no layer of the LLM."""
     layers = text_config.num_hidden_layers
     if not 0 <= start_layer < layers:
-        raise UserError(f"method.start_layer: {start_layer} is not a layer of the LLM; use 0 to {layers - 1}")
+        raise FieldError("start_layer", f"{start_layer} is not a layer of the LLM; use 0 to {layers - 1}")
 
 
 def check_hidden_ratio(hidden_ratio: int, text_config: PreTrainedConfig) -> None:
     """Raise UserError where `method.hidden_ratio` does not divide the LLM's width."""
     if hidden_ratio < 1 or text_config.hidden_size % hidden_ratio:
-        raise UserError(
-            f"method.hidden_ratio: {hidden_ratio} does not divide the LLM's width "
-            f"{text_config.hidden_size}; use a divisor"
+        raise FieldError(
+            "hidden_ratio", f"{hidden_ratio} does not divide the LLM's width {text_config.hidden_size}; use a divisor"
         )
 
 
