@@ -67,6 +67,7 @@ class LightMLPLayer(TextQueryLayer):
             self.light_mlp = LightUpdate(size, size // method.hidden_ratio, config.rms_norm_eps)
 
     def forward_with_images(self, hidden: torch.Tensor, plan: TextQueryPlan, cache: Cache | None) -> torch.Tensor:
+        """(B, L, D) → (B, L, D)."""
         queries = self.attend_and_feed(hidden, plan.text, plan, cache)
         vision = plan.text.gather_vision(hidden)
         return plan.text.scatter(vision if self.is_last else self.light_mlp(vision), queries)

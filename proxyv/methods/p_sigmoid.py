@@ -38,7 +38,7 @@ class PSigmoid(CurveMethod):
     def curve(self, layers: int) -> Sequence[float]:
         # Between these midpoints every share runs from 0 to 1, up to rounding.
         low, high = -40 / self.steepness, layers + 40 / self.steepness
-        for _ in range(100):  # the mean rises with the midpoint: halve until floats cannot tell the ends apart
+        for _ in range(100):  # the mean rises with the midpoint: halve until the ends are neighbouring floats
             middle = (low + high) / 2
             if sum(self._shares(layers, middle)) < self.budget * layers:
                 low = middle

@@ -3,7 +3,7 @@
 Paper: "Streamline Without Sacrifice - Squeeze out Computation Redundancy in LMM", ICML 2025, arXiv 2505.15816.
 Source of the details: the authors' public code at commit 42d6d97, where it and the paper differ.
 Deviations: the last layer updates no vision tokens and runs no proxies, since nothing reads them (the published
-code computes both and throws them away); newlines stand at their natural positions unless the model's
+code computes both and throws them away); newlines have their natural positions unless the model's
 configuration says "authors".
 """
 
@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from proxyv.config import suggest
 from proxyv.errors import FieldError, UserError
+from proxyv.methods.shared.guided_update import GuidedUpdate
 from proxyv.methods.shared.proxy_rows import ProxyPlan, Visibility, make_proxy_plan
 from proxyv.methods.shared.text_queries import TextQueryLayer, TextQueryMethod, check_hidden_ratio
 from proxyv.model.attention import masked_back_end
@@ -30,7 +30,7 @@ from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout
 from proxyv.model.pretrained import ProxyVPreTrainedModel
 
-Project = Callable[[torch.Tensor], torch.Tensor]
+Project = Callable[[torch.Tensor], torch.Tensor]  # (C, p, D) → (C, p, m), letters as in guided_update.py
 
 
 @dataclass(frozen=True)
@@ -128,64 +128,10 @@ class SpatialProxies(nn.Module):
         self.factor, self.shrink = factor, shrink
 
     def forward(self, vision: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
-        """(C, P, D) → (C, p, D), no splat weights. A grid is whole: `present` is None."""
+        """vision (C, P, D) → proxies (C, p, D), no splat weights. A grid is whole: `present` is None."""
         side = math.isqrt(vision.shape[1])
         grid = vision.transpose(1, 2).unflatten(2, (side, side))
         return self.shrink(grid, self.factor).flatten(2).transpose(1, 2), None
-
-
-class GuidedUpdate(nn.Module):
-    """The low-rank MLP by which proxies update vision tokens (arXiv 2505.15816, section 3.2):
-    F ← RMSNorm(F + up(SiLU(mix([input_proj(F), context])))), all linear maps without bias."""
-
-    def __init__(self, hidden_size: int, inner_size: int, eps: float):
-        super().__init__()
-        self.context_proj = nn.Linear(hidden_size, inner_size, bias=False)
-        self.input_proj = nn.Linear(hidden_size, inner_size, bias=False)
-        self.mix = nn.Linear(2 * inner_size, inner_size, bias=False)
-        self.up = nn.Linear(inner_size, hidden_size, bias=False)
-        self.norm = LlamaRMSNorm(hidden_size, eps=eps)
-        self.folded_input: torch.Tensor | None  # see `fold`; buffers, so that they move with the module
-        self.folded_context: torch.Tensor | None
-        self.register_buffer("folded_input", None, persistent=False)
-        self.register_buffer("folded_context", None, persistent=False)
-
-    def project_context(self, proxies: torch.Tensor) -> torch.Tensor:
-        """(C, p, D) → (C, p, m)."""
-        folded = self.folded_context
-        context: torch.Tensor = self.context_proj(proxies) if folded is None else F.linear(proxies, folded)
-        return context
-
-    def forward(self, vision: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """vision (C, P, D), context (C, P, m) of projected proxies → (C, P, D)."""
-        if self.folded_input is None:
-            inner = self.mix(torch.cat([self.input_proj(vision), context], -1))
-        else:
-            inner = F.linear(vision, self.folded_input) + context
-        updated: torch.Tensor = self.norm(self.up(F.silu(inner)) + vision)
-        return updated
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Merge `mix` into both projections before it: nothing stands between them but linear maps.
-
-        Raises UserError where an adapter stands on one of them.
-        """
-        if not all(type(linear) is nn.Linear for linear in (self.input_proj, self.context_proj, self.mix)):
-            raise UserError("fold: an adapter stands on the guided update; merge it first (`proxyv merge`)")
-        of_input, of_context = self.mix.weight.chunk(2, 1)
-        self.folded_input = of_input @ self.input_proj.weight
-        self.folded_context = of_context @ self.context_proj.weight
-
-    def unfold(self) -> None:
-        """Forget the merged maps; the original ones were kept."""
-        self.folded_input = self.folded_context = None
-
-    def train(self, mode: bool = True) -> GuidedUpdate:
-        """Training changes the original weights, so it ends folding."""
-        if mode:
-            self.unfold()
-        return super().train(mode)
 
 
 class ProxyVLayer(TextQueryLayer):
@@ -204,7 +150,10 @@ class ProxyVLayer(TextQueryLayer):
             self.proxy_initializer = method.make_initializer(size)
 
     def forward_with_images(self, hidden: torch.Tensor, plan: ProxyPlan, cache: Cache | None) -> torch.Tensor:
-        """As the parent's. Proxies ride behind the rows from the start layer to the last."""
+        """(B, rows, D) → (B, rows, D): L rows, and proxies behind them from the start layer to the last.
+
+        Raises UserError under a kind of gradient checkpointing that would give wrong gradients.
+        """
         if hasattr(self, "proxy_initializer"):
             proxies, plan.splat = self.proxy_initializer(hidden.flatten(0, 1)[plan.vision_rows], plan.present)
             plan.splat_detached = not torch.is_grad_enabled()

@@ -57,7 +57,8 @@ class LearnedProxies(nn.Module):
         nn.init.normal_(self.queries, std=(4 * self.queries.shape[1]) ** -0.5)
 
     def forward(self, vision: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """(C, P, D), and (C, P) bool which are there (None: all) → proxies (C, p, D), splat weights (C, P, p)."""
+        """vision (C, P, D), and (C, P) bool which of it is there (None: all) → proxies (C, p, D) and splat weights
+        (C, P, p)."""
         scores = self.queries @ self.key_proj(vision).transpose(1, 2) * self.queries.shape[1] ** -0.5
         splat = scores.transpose(1, 2).softmax(-1)
         if present is not None:  # the lowest finite number, not -inf: a crop without any token must stay finite

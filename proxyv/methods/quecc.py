@@ -122,12 +122,12 @@ class QuestionPooling(nn.Module):
         self.out_proj = nn.Linear(size, size)
 
     def forward(self, patches: torch.Tensor, layers: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-        """patches (C, P, size), layers (C, P, layers · size), question (C, text_size) → (C, P / window², size)."""
+        """patches (C, P, T), layers (C, P, layers · T), question (C, D) → (C, P / window², T)."""
         side = math.isqrt(patches.shape[1])
         of_patches = self.query(patches + self.question(question)[:, None])
         grid = of_patches.transpose(1, 2).unflatten(2, (side, side))
-        queries = self.shrink(grid).flatten(2).transpose(1, 2)  # (C, windows, size)
-        keys = windows(self.key(layers), self.window)  # (C, windows, window², size)
+        queries = self.shrink(grid).flatten(2).transpose(1, 2)  # (C, windows, T)
+        keys = windows(self.key(layers), self.window)  # (C, windows, window², T)
         values = windows(self.value(layers), self.window)
         pooled = attend_plainly(
             self.query_proj(queries).flatten(0, 1)[:, None],

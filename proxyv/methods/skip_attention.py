@@ -33,6 +33,7 @@ class SkipAttentionLayer(TextQueryLayer):
     """With images, only text and newlines attend; all rows go through the output projection and the FFN."""
 
     def forward_with_images(self, hidden: torch.Tensor, plan: TextQueryPlan, cache: Cache | None) -> torch.Tensor:
+        """(B, L, D) → (B, L, D)."""
         attended, value = self.attend_queries(hidden, plan.text, plan, cache)
         own = plan.text.gather_vision(value.transpose(1, 2))  # (C, P, G, head size)
         groups = attended.shape[-1] // (own.shape[2] * own.shape[3])

@@ -69,6 +69,6 @@ class BlockFusion(nn.Module):
         self.down = nn.Linear(4 * size, size)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(C, P, layers · size) → (C, P, size)."""
+        """features (C, P, layers · T) → (C, P, T)."""
         fused: torch.Tensor = self.down(self.act(self.up(features)))
         return fused

@@ -127,7 +127,7 @@ class RoutedLayer(SubsetLayer):
     def forward_with_images(
         self, hidden: torch.Tensor, index: int, plan: RoutedPlan, arguments: dict[str, Any]
     ) -> torch.Tensor:
-        """As the parent's; all L rows come in and go out."""
+        """(B, L, D) → (B, L, D)."""
         weights = self.router(hidden)
         rows = plan.choose(index, weights.detach()[..., 0])
         plan.set_cache_rows(arguments.get("past_key_values"), index, rows)

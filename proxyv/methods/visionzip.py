@@ -5,7 +5,7 @@ of the details: the authors' public code (github.com/dvlab-research/VisionZip). 
 the features are: attention summed over heads ranks the patches; keys averaged over heads say which of the others are
 alike. Evenly spaced ones of those are targets, and each takes up the mean of the tokens most like it: the sum of both,
 not an average, as published.
-Deviations: a crop's tokens stand where its patches stood, then its newline (the public code sorts the dominant patches
+Deviations: a crop's tokens are where its patches were, then its newline (the public code sorts the dominant patches
 of all crops along the stitched image, and leaves newlines out); lists of images work (the public path for them
 uses names that it never set); attention of the CLS row alone is computed, so the tower keeps its fast back-end; equal
 scores go to the earlier patch. ProxyV's comparison (arXiv 2505.15816) uses 360 + 40 and trains the whole recipe.
@@ -55,7 +55,7 @@ class VisionZip(Method):
             )
 
     def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
-        patches = view.patches()  # (C, P, tower width)
+        patches = view.patches()  # (C, P, T)
         with torch.no_grad():
             keys = view.keys(view.feature_block)
             attention = view.cls_attention(view.feature_block, keys)  # (C, heads, 1 + P)
@@ -67,8 +67,8 @@ class VisionZip(Method):
         return VisionTokens(torch.cat([view.cls()[:, None], gather_rows(patches, dominant), contextual], 1))
 
     def merge_alike(self, patches: torch.Tensor, alike: torch.Tensor) -> torch.Tensor:
-        """Patches (C, R, D) in raster order, and unit vectors (C, R, size) by which they are compared → the contextual
-        tokens (C, N, D)."""
+        """R patches (C, R, T) in raster order, and unit vectors (C, R, size) by which they are compared → N contextual
+        tokens (C, N, T)."""
         rest, count = patches.shape[1], self.contextual
         step = max(1, rest // count)
         targets = list(range(0, rest, step))[:count]

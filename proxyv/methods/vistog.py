@@ -60,7 +60,7 @@ class VisToG(Method):
 
 
 def through_tower(view: TowerView, tokens: torch.Tensor) -> torch.Tensor:
-    """Extra tokens (C, M, D), as if they stood among the patches from the start: what they are at the feature layer.
+    """Extra tokens (C, M, T), as if they stood among the patches from the start: what they are at the feature layer.
 
     They attend to all of the tower's tokens and to each other; the tower's own pass is over, so nothing sees them.
     """
@@ -78,7 +78,7 @@ def through_tower(view: TowerView, tokens: torch.Tensor) -> torch.Tensor:
 
 
 class SemanticGrouping(nn.Module):
-    """The semantic tokens (M, size), and the layer that groups patches by them."""
+    """The M semantic tokens (M, T), and the layer that groups patches by them."""
 
     def __init__(self, size: int, groups: int, eps: float):
         super().__init__()
@@ -96,7 +96,7 @@ class SemanticGrouping(nn.Module):
         nn.init.normal_(self.semantic, std=0.02)
 
     def forward(self, semantic: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        """semantic (C, M, size) as they left the tower, patches (C, P, size) → (C, M, size)."""
+        """semantic (C, M, T) as they left the tower, patches (C, P, T) → (C, M, T)."""
         normed = self.norm_patches(patches)
         scores = self.query(self.norm_groups(semantic)) @ self.key(normed).transpose(1, 2) * patches.shape[-1] ** -0.5
         member = assign(scores.float(), noisy=self.training).to(normed.dtype)

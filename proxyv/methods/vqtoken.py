@@ -1,4 +1,4 @@
-"""VQToken: the vision tokens of an image become a few codes, enriched with the map of where each code stands.
+"""VQToken: the vision tokens of an image become a few codes, enriched with the map of where each code is.
 
 Paper: "VQToken: Neural Discrete Token Representation Learning for Extreme Token Reduction in Video Large Language
 Models", NeurIPS 2025, arXiv 2503.16980. Source of the details: paper and public code (github.com/Hai-chao-Zhang/
@@ -12,7 +12,7 @@ loses all its tokens stays where it was. The map's keys and values are learned e
 code's own embedding joins its query, by which it finds its places. Shifts of all keys, which the softmax cancels, are
 left out. Means of unit vectors are shorter than what the LLM expects: they are scaled by the mean length of the
 image's projected tokens before the attention block's output is added. K is fixed, the adaptive form is not ported.
-All tokens of an image stand in its first crop, in the order of their clusters; its other crops keep their newlines.
+All tokens of an image are in its first crop, in the order of their clusters; its other crops keep their newlines.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class VQToken(Method):
 
 
 def by_image(values: torch.Tensor, crops_of_image: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """values (C, P, D) → those of each image (I, V, D), V the most there are, and (I, V) bool which are real."""
+    """values (C, P, D) → those of each image (I, N, D), N the most there are of one, and (I, N) bool which are real."""
     crops = torch.tensor(crops_of_image, device=values.device)
     slot = torch.arange(max(crops_of_image), device=values.device)
     index = (crops.cumsum(0) - crops)[:, None] + slot
@@ -87,9 +87,9 @@ def cluster(units: torch.Tensor, real: torch.Tensor, codes: int, iterations: int
     """K-means by cosine, the same whenever it runs.
 
     Args:
-        units: (I, V, D) float32 unit vectors; real: (I, V) bool, False at padding.
+        units: (I, N, D) float32 unit vectors; real: (I, N) bool, False at padding.
 
-    Returns (I, V) int64 the cluster of each vector (any at padding), and (I, codes, D) float32 the centres that chose
+    Returns (I, N) int64 the cluster of each vector (any at padding), and (I, codes, D) float32 the centres that chose
     it.
     """
     centres = units[:, :1]
@@ -108,7 +108,7 @@ def means(units: torch.Tensor, real: torch.Tensor, ids: torch.Tensor, centres: t
     """(I, codes, D) float32, the mean of each cluster's vectors; where it has none, its centre. Arguments as in
     `cluster`, `ids` and `centres` as it returns them."""
     numbers = torch.arange(centres.shape[1], device=units.device)
-    member = ((ids[..., None] == numbers) & real[..., None]).to(units.dtype)  # (I, V, codes)
+    member = ((ids[..., None] == numbers) & real[..., None]).to(units.dtype)  # (I, N, codes)
     count = member.sum(1)[..., None]
     return torch.where(count > 0, member.transpose(1, 2) @ units / count.clamp(min=1), centres)
 
@@ -138,7 +138,7 @@ class MapAttention(nn.Module):
         nn.init.normal_(self.place)
 
     def forward(self, codes: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """codes (I, codes, size), ids (I, V) int64 and real (I, V) bool of whole crops → (I, codes, size)."""
+        """codes (I, codes, size), ids (I, N) int64 and real (I, N) bool of whole crops → (I, codes, size)."""
         crops = ids.shape[1] // len(self.place)
         index_map = self.code[ids] + self.place.repeat(crops, 1)
         query = self.query(self.norm(codes)) + self.code

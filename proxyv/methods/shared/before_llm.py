@@ -2,7 +2,7 @@
 states of the tower by number, and attention in plain matrix products, which every back-end and the meta device count
 alike.
 
-Letters: C crops of the batch, P vision tokens per crop, Q query rows, K key rows, D width.
+Letters as in `proxyv.model`.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Ranking(Selection):
     def forward(
         self, layer: Any, family: Family, hidden: torch.Tensor, rows: RowSubset, tables: Any, key: torch.Tensor | None
     ) -> torch.Tensor:
-        """hidden (B, S, D) → (I, V) float32, without gradient; arguments as of `received_attention`."""
+        """hidden (B, L', D) → (I, N) float32, without gradient; arguments as of `received_attention`."""
         with torch.no_grad():
             return received_attention(layer, family, hidden.detach(), rows, tables, key)
 
@@ -86,10 +86,10 @@ class KeyTap:
 
     def __init__(self, cache: Cache | None):
         self.cache = cache
-        self.key: torch.Tensor | None = None  # (B, G, S, head size), rotated
+        self.key: torch.Tensor | None = None  # (B, G, L', head size), rotated
 
     def update(self, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As the cache's own: key and value (B, G, S, head size) → those that the layer attends to."""
+        """As the cache's own: key and value (B, G, L', head size) → those that the layer attends to."""
         self.key = key
         return (key, value) if self.cache is None else self.cache.update(key, value, *args, **kwargs)
 
@@ -102,8 +102,8 @@ class DroppingPlan(SubsetPlan):
     method: DroppingMethod
     schedule: dict[int, float]
     rows: dict[int, RowSubset] = field(default_factory=dict)  # by layer, from the first that ranks or drops
-    old_places: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that drops, (B, S) int64
-    scores: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that ranks, (I, V) float32
+    old_places: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that drops, (B, L') int64
+    scores: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that ranks, (I, N) float32
 
     def remaining(self, values: torch.Tensor, fill: int) -> torch.Tensor:
         rows = self.rows[max(self.rows)] if self.rows else self.first
@@ -126,7 +126,7 @@ class DroppingPlan(SubsetPlan):
         return self.counts(layer) != self.entering(layer).counts
 
     def drop(self, layer: int, scores: torch.Tensor) -> None:
-        """Decide which rows enter `layer`, by scores (I, V) of the vision tokens that come out of the layer before."""
+        """Decide which rows enter `layer`, by scores (I, N) of the vision tokens that come out of the layer before."""
         kept, self.old_places[layer] = self.entering(layer).keep_top(scores, self.counts(layer))
         self.rows[layer] = kept.compacted() if self.method.compacts_positions else kept
 
@@ -144,7 +144,7 @@ class DroppingLayer(SubsetLayer):
     def forward_with_images(
         self, hidden: torch.Tensor, index: int, plan: DroppingPlan, arguments: dict[str, Any]
     ) -> torch.Tensor:
-        """As the parent's."""
+        """(B, rows that come in, D) → (B, rows that are left, D)."""
         before = plan.method.ranks_by_layer_before
         if plan.drops_at(index):
             if index not in plan.rows:
@@ -163,7 +163,7 @@ class DroppingLayer(SubsetLayer):
     def _rank(
         self, hidden: torch.Tensor, plan: DroppingPlan, rows: RowSubset, key: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """(I, V) float32."""
+        """(I, N) float32."""
         tables = plan.layer_args(rows).position_embeddings
         scores: torch.Tensor = self.ranking(self, self.family, hidden, rows, tables, key)
         return scores

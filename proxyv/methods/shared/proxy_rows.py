@@ -1,7 +1,6 @@
 """What proxy layers need for one prefill: which rows behind the prompt's are proxies, and what each row may see.
 
-Letters: B samples, L rows of the layout, M proxy rows per sample (padded), K = L + M key rows, Q query rows per sample
-(padded), C crops of the batch, P vision tokens and p proxies per crop, D width.
+Letters beside those of `proxyv.model`: p proxies per crop, M proxy rows per sample (padded); K = L + M.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A subset of a prompt's rows, for methods that drop vision tokens between decoder layers or let them skip layers, and
 how vision tokens are ranked by the attention that text gives them.
 
-Letters: B samples, L rows of the layout, S rows of the subset per sample (padded on the left), I images of the batch
-(or crops, where each is ranked by itself), V vision tokens of an image that are left (padded), O rows of text and
-newlines per sample (padded), R ranking rows per sample (padded); H heads, G key/value heads.
+Letters beside those of `proxyv.model`: L' rows of the subset (padded on the left), N vision tokens of an image that are
+left, O rows of text and newlines and R ranking rows of a sample (each padded). Where crops are ranked one by one,
+what is said of an image holds for a crop.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from proxyv.model.layout import Layout
 @dataclass(frozen=True)
 class RowSubset:
     """Some vision tokens of each image, and all rows of text and newlines. Row `index` of the layout is at its *place*
-    here, a column from 0 to S − 1.
+    here, a column from 0 to L' − 1.
 
     Numbers of rows are known from the batch alone, which rows is not: nothing here waits for the device, and all of it
     works on shapes (the meta device)."""
 
-    index: torch.Tensor  # (B, S) int64 row of the layout, within the sample; any at padding
-    valid: torch.Tensor  # (B, S) bool
-    position_ids: torch.Tensor  # (B, S) int64
-    vision: torch.Tensor  # (I, V) int64 places of vision tokens, after a drop the best first; any beyond the count
+    index: torch.Tensor  # (B, L') int64 row of the layout, within the sample; any at padding
+    valid: torch.Tensor  # (B, L') bool
+    position_ids: torch.Tensor  # (B, L') int64
+    vision: torch.Tensor  # (I, N) int64 places of vision tokens, after a drop the best first; any beyond the count
     counts: tuple[int, ...]  # vision tokens left of each image
     samples: tuple[int, ...]  # sample of each image
     others: torch.Tensor  # (B, O) int64 places of text and newlines; any beyond the count
@@ -57,17 +57,17 @@ class RowSubset:
         return self.others.gather(1, self.ranking)
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """values (B, L, …) of any dtype → (B, S, …)."""
+        """values (B, L, …) of any dtype → (B, L', …)."""
         return gather_rows(values, self.index)
 
     def scatter(self, values: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
-        """The inverse of `gather`: `into` (B, L, D), in which these rows take `values` (B, S, D) of its dtype."""
+        """The inverse of `gather`: `into` (B, L, D), in which these rows take `values` (B, L', D) of its dtype."""
         place = self.index.masked_fill(~self.valid, into.shape[1])  # padding goes behind, and is cut off
         room = torch.cat([into, into.new_zeros(len(into), 1, into.shape[2])], 1)
         return room.scatter(1, place[..., None].expand_as(values), values)[:, :-1]
 
     def vision_values(self, values: torch.Tensor) -> torch.Tensor:
-        """Of values (B, S) of any dtype, those of each image's vision tokens (I, V); any beyond the count."""
+        """Of values (B, L') of any dtype, those of each image's vision tokens (I, N); any beyond the count."""
         return values[self._sample_of_image(values.device)].gather(1, self.vision)
 
     def keep_top(self, scores: torch.Tensor, counts: Sequence[int]) -> tuple[RowSubset, torch.Tensor]:
@@ -86,10 +86,10 @@ class RowSubset:
             place now       -    0    2    4    5    6         the other way round (`old_place`)
 
         Args:
-            scores: (I, V) float; ties go to the vision token that `vision` names first.
+            scores: (I, N) float; ties go to the vision token that `vision` names first.
             counts: how many to keep of each image, at most as many as there are.
 
-        Returns the rows that are left, and (B, new S) int64 their places before.
+        Returns the rows that are left, and (B, new L') int64 their places before.
         """
         scores = scores.masked_fill(~first_columns(self.counts, scores), -torch.inf)
         ranked = self.vision.gather(1, scores.argsort(dim=1, descending=True, stable=True))
@@ -107,11 +107,11 @@ class RowSubset:
         return kept, old_place
 
     def compacted(self) -> RowSubset:
-        """The same rows at positions counted anew, from 0 in each sample."""
+        """The same rows at positions counted anew."""
         return replace(self, position_ids=(self.valid.long().cumsum(1) - 1).clamp(min=0))
 
     def _mark(self, vision: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
-        """(B, S) bool, True at text, newlines and the first counts[i] places of vision (I, n) of each image i."""
+        """(B, L') bool, True at text, newlines and the first counts[i] places of vision (I, n) of each image i."""
         size = self.index.shape[1]
         marked = self.valid.new_zeros(len(self.valid), size + 1)  # padding marks the last column, which is cut off
         others = self.others.masked_fill(~first_columns(self.other_counts, self.others), size)
@@ -132,11 +132,11 @@ def first_columns(counts: Sequence[int], like: torch.Tensor) -> torch.Tensor:
 
 
 def pack_right(chosen: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Move the chosen columns of (B, S) bool to the end, in their order, and keep `size` columns, at least as many as
+    """Move the chosen columns of (B, L') bool to the end, in their order, and keep `size` columns, at least as many as
     are chosen in any row.
 
     Returns (B, size) int64 the old column of each new one (0 at padding), (B, size) bool which are no padding, and
-    (B, S) int64 the new column of each chosen one; any where not chosen.
+    (B, L') int64 the new column of each chosen one; any where not chosen.
     """
     old = chosen.int().argsort(dim=1, stable=True)[:, -size:]
     real = chosen.gather(1, old)
@@ -167,7 +167,7 @@ def all_rows(layout: Layout, device: torch.device, per_crop: bool = False) -> Ro
 
 
 def _candidates(layout: Layout, crops_of_set: tuple[int, ...]) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Sets of vision tokens, each of a number of crops that follow each other: (sets, V) int64 rows within the sample,
+    """Sets of vision tokens, each of a number of crops that follow each other: (sets, N) int64 rows within the sample,
     0 beyond a set's count, and the counts."""
     rows = (layout.vision_rows % layout.length).split(crops_of_set)
     if layout.present is None:
@@ -191,13 +191,13 @@ def received_attention(
     tables: tuple[torch.Tensor, torch.Tensor],
     key: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """How much attention each vision token gets from the ranking rows in a decoder layer: (I, V) float32, the mean
+    """How much attention each vision token gets from the ranking rows in a decoder layer: (I, N) float32, the mean
     over heads and ranking rows of the softmax over all rows that they may see.
 
     Args:
-        layer: Hugging Face's decoder layer, which takes `hidden` (B, S, D).
-        tables: rotary cos and sin (B, S, rotary size).
-        key: (B, G, S, head size), rotated, where the layer has computed its keys already.
+        layer: Hugging Face's decoder layer, which takes `hidden` (B, L', D).
+        tables: rotary cos and sin (B, L', rotary size).
+        key: (B, G, L', head size), rotated, where the layer has computed its keys already.
     """
     attention, ranking = layer.self_attn, rows.ranking_places
     cos, sin = tables
@@ -212,12 +212,12 @@ def received_attention(
         )
     query = rotate(query, gather_rows(cos, ranking), gather_rows(sin, ranking))
     groups = query.shape[1] // key.shape[1]
-    scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * attention.scaling  # (B, H, R, S)
+    scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * attention.scaling  # (B, H, R, L')
     seen = torch.arange(hidden.shape[1], device=hidden.device) <= ranking[:, :, None]
     seen = seen & rows.valid[:, None]
     weights = scores.float().masked_fill(~seen[:, None], torch.finfo(torch.float32).min).softmax(-1).mean(1)
     real = rows.ranking_valid[:, :, None]
-    received = (weights * real).sum(1) / real.sum(1).clamp(min=1)  # (B, S)
+    received = (weights * real).sum(1) / real.sum(1).clamp(min=1)  # (B, L')
     return rows.vision_values(received)
 
 

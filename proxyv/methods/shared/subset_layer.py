@@ -101,7 +101,8 @@ class SubsetLayer(nn.Module):
     def forward_with_images(
         self, hidden: torch.Tensor, index: int, plan: Any, arguments: dict[str, Any]
     ) -> torch.Tensor:
-        """As `forward`, for layer number `index` in a prefill with images."""
+        """As `forward`, for layer number `index` in a prefill with images: (B, rows that come in, D) → (B, rows that
+        are left, D). Fills the cache."""
         raise NotImplementedError
 
     def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -113,7 +114,7 @@ class SubsetLayer(nn.Module):
     def parent_forward(
         self, hidden: torch.Tensor, layer_args: LayerArgs | None, arguments: dict[str, Any]
     ) -> torch.Tensor:
-        """The parent layer on rows (B, S, D), with their own mask and positions where `layer_args` gives them."""
+        """The parent layer on rows (B, L', D), with their own mask and positions where `layer_args` gives them."""
         if layer_args is not None:
             own = {"attention_mask": layer_args.mask, "position_embeddings": layer_args.position_embeddings}
             # Gaps between positions must not be read as the ends of packed sequences: no position_ids.

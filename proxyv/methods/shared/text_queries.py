@@ -3,8 +3,7 @@
 The plan says which rows are queries and what each may see; the mixin takes only these rows through attention. A method
 says what becomes of the vision tokens. Rows that a method put behind an image are queries like newlines.
 
-Letters: B samples, L rows of the layout, Q query rows per sample (padded), K key rows per sample (L, or more where
-proxies ride behind the rows), C crops of the batch, P vision tokens per crop, D width, H heads, G key/value heads.
+Letters as in `proxyv.model`; K is L, or more where proxies ride behind the rows.
 """
 
 from __future__ import annotations
@@ -131,8 +130,7 @@ def make_text_query_plan(layout: Layout, rotary: nn.Module, back_end: str, like:
 
 
 def text_rows(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of text and newlines, moved to the front: (B, Q) int64 within the sample, and (B, Q) bool, True at real
-    ones."""
+    """Rows of text and newlines, moved to the front: (B, Q) within the sample, and which of them are real."""
     chosen = layout.valid & ~layout.is_vision
     count = int(chosen.sum(1).max())
     index = (~chosen).int().argsort(dim=1, stable=True)[:, :count]
@@ -162,7 +160,7 @@ def query_rows(
     zero_row = vision.numel() + samples * count
     source = torch.full((samples * keys,), zero_row, device=index.device)
     source[vision.flatten()] = torch.arange(vision.numel(), device=index.device)
-    # After the vision tokens: an absent one has its crop's newline row, and the newline is a query.
+    # After the vision rows, see `Layout`: newlines are queries.
     source[flat[valid]] = vision.numel() + torch.arange(samples * count, device=index.device)[valid.flatten()]
     visible = visible | ~valid[:, :, None]  # padding slots: any finite result will do
     on = index.to(like.device)[..., None].expand(-1, -1, tables[0].shape[-1])
@@ -225,7 +223,8 @@ class TextQueryLayer(nn.Module):
         return self.add_zero_term(output) if self.training and torch.is_grad_enabled() else output
 
     def forward_with_images(self, hidden: torch.Tensor, plan: Any, cache: Cache | None) -> torch.Tensor:
-        """As `forward`, in a prefill with images; fills the cache."""
+        """As `forward`, in a prefill with images: (B, rows that come in, D) → (B, rows that go out, D). Fills the
+        cache."""
         raise NotImplementedError
 
     def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
