@@ -145,6 +145,17 @@ def pack_right(chosen: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Ten
     return old.masked_fill(~real, 0), real, new.clamp(min=0)
 
 
+def _candidates(layout: Layout, crops_of_set: tuple[int, ...]) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Sets of vision tokens, each of a number of crops that follow each other: (sets, N) int64 rows within the sample,
+    0 beyond a set's count, and the counts."""
+    rows = (layout.vision_rows % layout.length).split(crops_of_set)
+    if layout.present is None:
+        found = [of_set.flatten() for of_set in rows]
+    else:
+        found = [of_set[there] for of_set, there in zip(rows, layout.present.split(crops_of_set), strict=True)]
+    return pad_sequence(found, batch_first=True), tuple(map(len, found))
+
+
 def all_rows(layout: Layout, device: torch.device, per_crop: bool = False) -> RowSubset:
     """All rows of a layout, tensors on `device`. The candidates of an image, over all its crops, are one set; with
     `per_crop` those of each crop are."""
@@ -164,17 +175,6 @@ def all_rows(layout: Layout, device: torch.device, per_crop: bool = False) -> Ro
         ranking=ranking.to(device),
         ranking_valid=ranking_valid.to(device),
     )
-
-
-def _candidates(layout: Layout, crops_of_set: tuple[int, ...]) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Sets of vision tokens, each of a number of crops that follow each other: (sets, N) int64 rows within the sample,
-    0 beyond a set's count, and the counts."""
-    rows = (layout.vision_rows % layout.length).split(crops_of_set)
-    if layout.present is None:
-        found = [of_set.flatten() for of_set in rows]
-    else:
-        found = [of_set[there] for of_set, there in zip(rows, layout.present.split(crops_of_set), strict=True)]
-    return pad_sequence(found, batch_first=True), tuple(map(len, found))
 
 
 def gather_rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
