@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout
 from proxyv.model.method import HOOKS_BEFORE_LLM, HOOKS_INSIDE_LLM, Method, Plan, Prompt, VisionTokens, overrides
@@ -40,19 +40,9 @@ class Combination(Method):
     inside_llm: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        made = {place: _make(place, getattr(self, place) or fields) for place, fields in PUBLISHED.items()}
-        first, second = made.values()
-        settled = {
-            **{place: describe_method(method) for place, method in made.items()},  # every field written out
-            # What classes declare for other methods depends on the two here.
-            "modules": (*first.modules, *second.modules),
-            "needs": tuple(dict.fromkeys((*first.needs, *second.needs))),
-            "trained": first.trained or second.trained,
-            "approximate": first.approximate or second.approximate,
-            "keeps_grid": first.keeps_grid,
-        }
-        for key, value in settled.items():
-            object.__setattr__(self, key, value)  # the dataclass is frozen from here on
+        for place, published in PUBLISHED.items():
+            method = _make(place, getattr(self, place) or published)
+            object.__setattr__(self, place, describe_method(method))  # every field is written out; frozen from here on
 
     @cached_property
     def first(self) -> Method:
@@ -63,6 +53,28 @@ class Combination(Method):
     def second(self) -> Method:
         """The method inside the LLM."""
         return _make("inside_llm", self.inside_llm)
+
+    # What other classes declare for themselves depends on the two methods here.
+
+    @property
+    def modules(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.first.modules + self.second.modules
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(dict.fromkeys(self.first.needs + self.second.needs))
+
+    @property
+    def trained(self) -> bool:  # type: ignore[override]
+        return self.first.trained or self.second.trained
+
+    @property
+    def approximate(self) -> bool:  # type: ignore[override]
+        return self.first.approximate or self.second.approximate
+
+    @property
+    def keeps_grid(self) -> bool:  # type: ignore[override]
+        return self.first.keeps_grid
 
     @cached_property
     def passes(self) -> tuple[Combination, ...]:
@@ -75,21 +87,22 @@ class Combination(Method):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         first, second = self.first, self.second
         if overrides(first, HOOKS_INSIDE_LLM):
-            raise UserError(f"method.before_llm: '{first.name}' acts inside the LLM; name it under method.inside_llm")
+            raise FieldError("before_llm", f"'{first.name}' acts inside the LLM; name it under method.inside_llm")
         if overrides(second, HOOKS_BEFORE_LLM):
-            raise UserError(f"method.inside_llm: '{second.name}' acts before the LLM; name it under method.before_llm")
+            raise FieldError("inside_llm", f"'{second.name}' acts before the LLM; name it under method.before_llm")
         if "grid" in second.needs and not first.keeps_grid:
-            raise UserError(
-                f"method.inside_llm: '{second.name}' needs a grid of vision tokens, '{first.name}' keeps none; use one "
-                "that takes any, such as proxyv_ns"
+            raise FieldError(
+                "inside_llm",
+                f"'{second.name}' needs a grid of vision tokens, '{first.name}' keeps none; use one that takes any, "
+                "such as proxyv_ns",
             )
-        with _named("before_llm"):
+        with _errors_of("before_llm"):
             first.check(config, tokens)
-        with _named("inside_llm"):
+        with _errors_of("inside_llm"):
             second.check(config, first.tokens_per_crop(tokens))
         for one in first.training_passes():
             left = one.tokens_per_crop(tokens)
-            with _named("inside_llm", f" (a training pass of '{first.name}' leaves {left} tokens of a crop)"):
+            with _errors_of("inside_llm", f" (a training pass of '{first.name}' leaves {left} tokens of a crop)"):
                 second.check(config, left)
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
@@ -120,9 +133,9 @@ def _make(place: str, fields: dict[str, Any]) -> Method:
 
 
 @contextmanager
-def _named(place: str, hint: str = "") -> Iterator[None]:
-    """Errors about a field of one of the two name it as the recipe does, and end with the hint."""
+def _errors_of(place: str, hint: str = "") -> Iterator[None]:
+    """Raise errors about a field of one of the two methods under its name in the recipe, and with the hint behind."""
     try:
         yield
-    except UserError as error:
-        raise UserError(str(error).replace("method.", f"method.{place}.", 1) + hint) from error
+    except FieldError as error:
+        raise FieldError(error.field, error.problem + hint, section=f"method.{place}") from error

@@ -6,8 +6,8 @@ At the entrance of layer K, the attention that layer K − 1 has computed ranks 
 heads, in the row of the last prompt token. What is left keeps its positions, and decoding drops nothing more.
 Deviations: candidates are each image's vision tokens, never its newlines, with the same share for every image, in
 batches, and padding gets no attention (the public code ranks the first sample of a batch, for one block whose start
-and length are passed by hand). Only the asking row's attention is computed again, so that the layers keep their fast
-back-end. Trained with labels, rows right before a supervised span ask. K = 0 is refused: in the public code it means
+and length are passed by hand). Only the ranking row's attention is computed again, so that the layers keep their fast
+back-end. Trained with labels, rows right before a supervised span rank. K = 0 is refused: in the public code it means
 a random choice. Decoding places each token by its true position (the public port slips by what was dropped).
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.dropping import DroppingMethod
 from proxyv.model.configuration import ProxyVConfig
 
@@ -38,6 +38,6 @@ class FastV(DroppingMethod):
         super().check(config, tokens)
         last = config.text_config.num_hidden_layers - 1
         if not 1 <= self.layer <= last:
-            raise UserError(f"method.layer: {self.layer} has no layer before it that could rank; use 1 to {last}")
+            raise FieldError("layer", f"{self.layer} has no layer before it that could rank; use 1 to {last}")
         if not 0 <= self.drop < 1:
-            raise UserError(f"method.drop: {self.drop} must be a share from 0 to below 1")
+            raise FieldError("drop", f"{self.drop} must be a share from 0 to below 1")

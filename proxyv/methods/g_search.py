@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.dropping import DroppingMethod
 from proxyv.model.configuration import ProxyVConfig
 
@@ -59,8 +59,8 @@ class GSearch(CurveMethod):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         super().check(config, tokens)
         if not self.shares or sorted(self.shares, reverse=True) != list(self.shares):
-            raise UserError("method.shares: give shares of the vision tokens that never rise, one for each layer")
+            raise FieldError("shares", "give shares of the vision tokens that never rise, one for each layer")
         if not 0 <= self.shares[-1] <= self.shares[0] <= 1:
-            raise UserError(f"method.shares: {list(self.shares)} must lie between 0 and 1")
+            raise FieldError("shares", f"{list(self.shares)} must lie between 0 and 1")
         if len(self.shares) == config.text_config.num_hidden_layers and min(self.shares[:FULL_LAYERS]) < 1:
-            raise UserError(f"method.shares: the first {FULL_LAYERS} layers keep all; begin with 1.0, 1.0")
+            raise FieldError("shares", f"the first {FULL_LAYERS} layers keep all; begin with 1.0, 1.0")

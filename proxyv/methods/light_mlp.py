@@ -1,7 +1,7 @@
 """Light MLP: from a layer on, vision tokens skip attention and FFN; a small MLP of each layer updates them instead.
 
 Paper: arXiv 2505.15816, section 2 ("ATN+FFN" is what vision tokens skip), trained like ProxyV, which adds guidance by
-proxies to this update. Vision tokens are keys and values; text and newline rows ask all rows before them.
+proxies to this update. Vision tokens are keys and values; text and newlines attend to all rows before them.
 Deviations: no code is public, and the paper does not spell the MLP out. Here it is ProxyV's guided update without its
 branch for proxies, which has the published 9.44 M parameters per layer of Vicuna-7B. The last layer updates no vision
 tokens, since nothing reads them, so the reduction of FLOPs is a little above the published one.
@@ -53,7 +53,8 @@ class LightUpdate(nn.Module):
 
     def forward(self, vision: torch.Tensor) -> torch.Tensor:
         """(…, D) → (…, D)."""
-        return self.norm(self.up(F.silu(self.mix(self.input_proj(vision)))) + vision)
+        updated: torch.Tensor = self.norm(self.up(F.silu(self.mix(self.input_proj(vision)))) + vision)
+        return updated
 
 
 class LightMLPLayer(TextQueryLayer):
@@ -66,13 +67,14 @@ class LightMLPLayer(TextQueryLayer):
         if not self.is_last:
             self.light_mlp = LightUpdate(size, size // method.hidden_ratio, config.rms_norm_eps)
 
-    def _with_images(self, hidden: torch.Tensor, plan: TextQueryPlan, cache: Cache | None) -> torch.Tensor:
-        ask = plan.text
-        rows = self._attend_and_feed(hidden, ask, plan, cache)
-        vision = ask.gather_vision(hidden)
-        return ask.scatter(vision if self.is_last else self.light_mlp(vision), rows)
+    def forward_with_images(self, hidden: torch.Tensor, plan: TextQueryPlan, cache: Cache | None) -> torch.Tensor:
+        """(B, L, D) → (B, L, D)."""
+        queries = self.attend_and_feed(hidden, plan.text, plan, cache)
+        vision = plan.text.gather_vision(hidden)
+        return plan.text.scatter(vision if self.is_last else self.light_mlp(vision), queries)
 
-    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
+    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.is_last:
             return hidden
-        return hidden + 0.0 * self.light_mlp(hidden.new_zeros(1, hidden.shape[-1])).sum()
+        update: torch.Tensor = self.light_mlp(hidden.new_zeros(1, hidden.shape[-1]))
+        return hidden + 0.0 * update.sum()

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import windows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -41,14 +41,14 @@ class M3(Method):
         fitting = [part**2 for part in range(1, side + 1) if side % part == 0]
         for scale in self.scales:
             if scale not in fitting:
-                raise UserError(
-                    f"method.scales: {scale} is no square whose side divides {side}, the side of a crop's grid; "
-                    f"choose from {fitting}"
+                raise FieldError(
+                    "scales",
+                    f"{scale} is no square whose side divides {side}, the side of a crop's grid; choose from {fitting}",
                 )
         if not self.scales or len(set(self.scales)) < len(self.scales):
-            raise UserError(f"method.scales: {list(self.scales)} must name at least one scale, and each once")
+            raise FieldError("scales", f"{list(self.scales)} must name at least one scale, and each once")
         if self.scale not in self.scales:
-            raise UserError(f"method.scale: {self.scale} is not trained; choose from method.scales {list(self.scales)}")
+            raise FieldError("scale", f"{self.scale} is not trained; choose from method.scales {list(self.scales)}")
 
     def merge(self, model: ProxyVPreTrainedModel, vision: VisionTokens, prompt: Prompt) -> VisionTokens:
         window = math.isqrt(vision.values.shape[1] // self.scale)

@@ -80,4 +80,5 @@ class MaskedLayer(nn.Module):
     ) -> torch.Tensor:
         """(B, L, D) → (B, L, D)."""
         mask = attention_mask if vision_plan is None else vision_plan.mask
-        return cast(Any, super()).forward(hidden_states, attention_mask=mask, **kwargs)
+        output: torch.Tensor = cast(Any, super()).forward(hidden_states, attention_mask=mask, **kwargs)
+        return output

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.g_search import FULL_LAYERS, CurveMethod
 from proxyv.model.configuration import ProxyVConfig
 
@@ -38,7 +38,7 @@ class PSigmoid(CurveMethod):
     def curve(self, layers: int) -> Sequence[float]:
         # Between these midpoints every share runs from 0 to 1, up to rounding.
         low, high = -40 / self.steepness, layers + 40 / self.steepness
-        for _ in range(100):  # the mean rises with the midpoint: halve until floats cannot tell the ends apart
+        for _ in range(100):  # the mean rises with the midpoint: halve until the ends are neighbouring floats
             middle = (low + high) / 2
             if sum(self._shares(layers, middle)) < self.budget * layers:
                 low = middle
@@ -55,12 +55,12 @@ class PSigmoid(CurveMethod):
         super().check(config, tokens)
         layers = config.text_config.num_hidden_layers
         if self.steepness <= 0:
-            raise UserError(f"method.steepness: {self.steepness} must be above 0")
+            raise FieldError("steepness", f"{self.steepness} must be above 0")
         if not 1 <= self.full_layers < layers:
-            raise UserError(f"method.full_layers: {self.full_layers} must lie between 1 and {layers - 1}")
+            raise FieldError("full_layers", f"{self.full_layers} must lie between 1 and {layers - 1}")
         least = self.full_layers / layers
         if not least < self.budget <= 1:
-            raise UserError(
-                f"method.budget: {self.budget} must lie above {least:.3g}, which the layers that keep all take, "
-                "and at most at 1"
+            raise FieldError(
+                "budget",
+                f"{self.budget} must lie above {least:.3g}, which the layers that keep all take, and at most at 1",
             )

@@ -3,7 +3,7 @@
 Paper: "Streamline Without Sacrifice - Squeeze out Computation Redundancy in LMM", ICML 2025, arXiv 2505.15816.
 Source of the details: the authors' public code at commit 42d6d97, where it and the paper differ.
 Deviations: the last layer updates no vision tokens and runs no proxies, since nothing reads them (the published
-code computes both and throws them away); newlines stand at their natural positions unless the model's
+code computes both and throws them away); newlines have their natural positions unless the model's
 configuration says "authors".
 """
 
@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from proxyv.config import suggest
-from proxyv.errors import UserError
+from proxyv.errors import FieldError, UserError
+from proxyv.methods.shared.guided_update import GuidedUpdate
 from proxyv.methods.shared.proxy_rows import ProxyPlan, Visibility, make_proxy_plan
 from proxyv.methods.shared.text_queries import TextQueryLayer, TextQueryMethod, check_hidden_ratio
 from proxyv.model.attention import masked_back_end
@@ -30,7 +30,7 @@ from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout
 from proxyv.model.pretrained import ProxyVPreTrainedModel
 
-Project = Callable[[torch.Tensor], torch.Tensor]
+Project = Callable[[torch.Tensor], torch.Tensor]  # (C, p, D) → (C, p, m), letters as in guided_update.py
 
 
 @dataclass(frozen=True)
@@ -90,26 +90,28 @@ class ProxyV(ProxyMethod):
         return SpatialProxies(self.downsample, INITIALISATIONS[self.initialisation])
 
     def context(self, proxies: torch.Tensor, project: Project, splat: torch.Tensor | None, tokens: int) -> torch.Tensor:
-        blocks = project(proxies).unflatten(1, (math.isqrt(tokens) // self.downsample, -1))
+        blocks: torch.Tensor = project(proxies).unflatten(1, (math.isqrt(tokens) // self.downsample, -1))
         return blocks.repeat_interleave(self.downsample, 1).repeat_interleave(self.downsample, 2).flatten(1, 2)
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         super().check(config, tokens)
         if self.initialisation not in INITIALISATIONS:
             hint = suggest(self.initialisation, INITIALISATIONS)
-            raise UserError(f"method.initialisation: '{self.initialisation}' is unknown{hint}")
+            raise FieldError("initialisation", f"'{self.initialisation}' is unknown{hint}")
         side = math.isqrt(tokens)
         if side**2 != tokens:
-            raise UserError(f"method.name: proxyv needs a square grid, not {tokens} tokens per crop; use proxyv_ns")
+            raise FieldError("name", f"proxyv needs a square grid, not {tokens} tokens per crop; use proxyv_ns")
         if self.downsample < 1 or side % self.downsample:
-            raise UserError(
-                f"method.downsample: {self.downsample} does not divide the {side} × {side} vision tokens of a "
-                f"crop; use a divisor of {side}"
+            raise FieldError(
+                "downsample",
+                f"{self.downsample} does not divide the {side} × {side} vision tokens of a "
+                f"crop; use a divisor of {side}",
             )
 
 
 def _bilinear(grid: torch.Tensor, factor: int) -> torch.Tensor:
-    """Half-pixel centres, no antialiasing: at a factor of 4, the mean of the central 2 × 2 of each block."""
+    """grid (C, D, side, side) → (C, D, side / factor, side / factor), with half-pixel centres and no antialiasing: at a
+    factor of 4, the mean of the central 2 × 2 of each block."""
     return F.interpolate(grid, size=(grid.shape[2] // factor, grid.shape[3] // factor), mode="bilinear")
 
 
@@ -127,62 +129,10 @@ class SpatialProxies(nn.Module):
         self.factor, self.shrink = factor, shrink
 
     def forward(self, vision: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
-        """(C, P, D) → (C, p, D), no splat weights. A grid is whole: `present` is None."""
+        """vision (C, P, D) → proxies (C, p, D), no splat weights. A grid is whole: `present` is None."""
         side = math.isqrt(vision.shape[1])
         grid = vision.transpose(1, 2).unflatten(2, (side, side))
         return self.shrink(grid, self.factor).flatten(2).transpose(1, 2), None
-
-
-class GuidedUpdate(nn.Module):
-    """The low-rank MLP by which proxies update vision tokens (arXiv 2505.15816, section 3.2):
-    F ← RMSNorm(F + up(SiLU(mix([input_proj(F), context])))), all linear maps without bias."""
-
-    def __init__(self, hidden_size: int, inner_size: int, eps: float):
-        super().__init__()
-        self.context_proj = nn.Linear(hidden_size, inner_size, bias=False)
-        self.input_proj = nn.Linear(hidden_size, inner_size, bias=False)
-        self.mix = nn.Linear(2 * inner_size, inner_size, bias=False)
-        self.up = nn.Linear(inner_size, hidden_size, bias=False)
-        self.norm = LlamaRMSNorm(hidden_size, eps=eps)
-        self.folded_input: torch.Tensor | None  # see `fold`; buffers, so that they move with the module
-        self.folded_context: torch.Tensor | None
-        self.register_buffer("folded_input", None, persistent=False)
-        self.register_buffer("folded_context", None, persistent=False)
-
-    def project_context(self, proxies: torch.Tensor) -> torch.Tensor:
-        """(C, p, D) → (C, p, m)."""
-        folded = self.folded_context
-        return self.context_proj(proxies) if folded is None else F.linear(proxies, folded)
-
-    def forward(self, vision: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """vision (C, P, D), context (C, P, m) of projected proxies → (C, P, D)."""
-        if self.folded_input is None:
-            inner = self.mix(torch.cat([self.input_proj(vision), context], -1))
-        else:
-            inner = F.linear(vision, self.folded_input) + context
-        return self.norm(self.up(F.silu(inner)) + vision)
-
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Merge `mix` into both projections before it: nothing stands between them but linear maps.
-
-        Raises UserError where an adapter stands on one of them.
-        """
-        if not all(type(linear) is nn.Linear for linear in (self.input_proj, self.context_proj, self.mix)):
-            raise UserError("fold: an adapter stands on the guided update; merge it first (`proxyv merge`)")
-        of_input, of_context = self.mix.weight.chunk(2, 1)
-        self.folded_input = of_input @ self.input_proj.weight
-        self.folded_context = of_context @ self.context_proj.weight
-
-    def unfold(self) -> None:
-        """Forget the merged maps; the original ones were kept."""
-        self.folded_input = self.folded_context = None
-
-    def train(self, mode: bool = True) -> GuidedUpdate:
-        """Training changes the original weights, so it ends folding."""
-        if mode:
-            self.unfold()
-        return super().train(mode)
 
 
 class ProxyVLayer(TextQueryLayer):
@@ -200,29 +150,34 @@ class ProxyVLayer(TextQueryLayer):
         if self.is_start and (not self.is_last or method.text_sees_proxies):
             self.proxy_initializer = method.make_initializer(size)
 
-    def _with_images(self, hidden: torch.Tensor, plan: ProxyPlan, cache: Cache | None) -> torch.Tensor:
-        """(B, rows, D) → (B, rows, D). Proxies ride behind the rows from the start layer to the last."""
+    def forward_with_images(self, hidden: torch.Tensor, plan: ProxyPlan, cache: Cache | None) -> torch.Tensor:
+        """(B, rows, D) → (B, rows, D): L rows, and proxies behind them from the start layer to the last.
+
+        Raises UserError under a kind of gradient checkpointing that would give wrong gradients.
+        """
         if hasattr(self, "proxy_initializer"):
             proxies, plan.splat = self.proxy_initializer(hidden.flatten(0, 1)[plan.vision_rows], plan.present)
             plan.splat_detached = not torch.is_grad_enabled()
             hidden = plan.append(hidden, proxies)
-        ask = plan.text if self.is_last else plan.with_proxies
-        hidden = hidden[:, : ask.keys]
-        rows = self._attend_and_feed(hidden, ask, plan, cache)
-        vision = ask.gather_vision(hidden)
+        rows = plan.text if self.is_last else plan.with_proxies
+        hidden = hidden[:, : rows.keys]
+        queries = self.attend_and_feed(hidden, rows, plan, cache)
+        vision = rows.gather_vision(hidden)
         if self.is_last:
-            return ask.scatter(vision, rows)[:, : plan.length]
+            return rows.scatter(vision, queries)[:, : plan.length]
         if plan.splat is not None and plan.splat_detached and torch.is_grad_enabled():
             # Later layers would take the splat weights of the first pass, which has no gradient.
             raise UserError("gradient checkpointing: proxyv_ns needs use_reentrant=False, or its gradients are wrong")
-        proxies = rows.flatten(0, 1)[plan.proxy_slots]
-        return ask.scatter(self._update(vision, proxies, plan.splat), rows)
+        proxies = queries.flatten(0, 1)[plan.proxy_places]
+        return rows.scatter(self._update(vision, proxies, plan.splat), queries)
 
     def _update(self, vision: torch.Tensor, proxies: torch.Tensor, splat: torch.Tensor | None) -> torch.Tensor:
+        """vision (C, P, D), proxies (C, p, D), splat weights (C, P, p) or None → (C, P, D)."""
         context = self.method.context(proxies, self.guided_update.project_context, splat, vision.shape[1])
-        return self.guided_update(vision, context)
+        updated: torch.Tensor = self.guided_update(vision, context)
+        return updated
 
-    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
+    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.is_last:
             return hidden
         p = self.method.proxies_per_crop(self.tokens)

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.proxyv import Project, ProxyMethod
 from proxyv.model.configuration import ProxyVConfig
 
@@ -41,9 +41,7 @@ class NonSpatialProxyV(ProxyMethod):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         super().check(config, tokens)
         if not 1 <= self.queries <= tokens:
-            raise UserError(
-                f"method.queries: {self.queries} must lie between 1 and the {tokens} vision tokens of a crop"
-            )
+            raise FieldError("queries", f"{self.queries} must lie between 1 and the {tokens} vision tokens of a crop")
 
 
 class LearnedProxies(nn.Module):
@@ -60,7 +58,8 @@ class LearnedProxies(nn.Module):
         nn.init.normal_(self.queries, std=(4 * self.queries.shape[1]) ** -0.5)
 
     def forward(self, vision: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """(C, P, D), and (C, P) bool which are there (None: all) → proxies (C, p, D), splat weights (C, P, p)."""
+        """vision (C, P, D), and (C, P) bool which of it is there (None: all) → proxies (C, p, D) and splat weights
+        (C, P, p)."""
         scores = self.queries @ self.key_proj(vision).transpose(1, 2) * self.queries.shape[1] ** -0.5
         splat = scores.transpose(1, 2).softmax(-1)
         if present is not None:  # the lowest finite number, not -inf: a crop without any token must stay finite

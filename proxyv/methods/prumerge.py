@@ -21,7 +21,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import check_cls_attention
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -43,7 +43,7 @@ class Quota(NamedTuple):
 class Kept(NamedTuple):
     """Which patches of each crop stay."""
 
-    order: torch.Tensor  # (C, n) int64, which stands first, second, …
+    order: torch.Tensor  # (C, n) int64, which comes first, second, …
     mask: torch.Tensor  # (C, P) bool
     counts: torch.Tensor | None  # (C,) int64, how many where crops differ; None: all n
 
@@ -71,14 +71,14 @@ class PruMerge(Method):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         check_cls_attention(config, self.name, after_features=1)
         if self.fixed_ratio is not None and not 0 < self.fixed_ratio <= 1:
-            raise UserError(f"method.fixed_ratio: {self.fixed_ratio} must be above 0 and at most 1, or null")
+            raise FieldError("fixed_ratio", f"{self.fixed_ratio} must be above 0 and at most 1, or null")
         if not 0 <= self.neighbours < tokens:
-            raise UserError(
-                f"method.neighbours: {self.neighbours} must lie between 0 and {tokens - 1}, the other tokens of a crop"
+            raise FieldError(
+                "neighbours", f"{self.neighbours} must lie between 0 and {tokens - 1}, the other tokens of a crop"
             )
 
     def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
-        patches = view.patches()  # (C, P, tower width)
+        patches = view.patches()  # (C, P, T)
         with torch.no_grad():
             block = view.feature_block + 1
             keys, query = view.keys(block), view.cls_query(block)
@@ -87,17 +87,21 @@ class PruMerge(Method):
             kept = self.keep(attention, prompt.layout.crops_of_image)
             weights = self.neighbour_weights(attention, F.normalize(keys[:, 1:], dim=-1), kept.order)
         merged = gather_rows(patches, kept.order) + weights.to(patches.dtype) @ patches
-        rest = (attention * ~kept.mask).to(patches.dtype)[:, None] @ patches  # (C, 1, width)
+        rest = (attention * ~kept.mask).to(patches.dtype)[:, None] @ patches  # (C, 1, T)
         return with_rest(merged, rest, kept.counts, patches.shape[1])
 
     def neighbour_weights(self, attention: torch.Tensor, unit_keys: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-        """(C, n, P): the attention of the patches nearest to each kept one, 0 elsewhere."""
+        """(C, n, P) float32: the attention of the patches nearest to each kept one, 0 elsewhere.
+
+        Args:
+            attention: (C, P) float32; unit_keys: (C, P, T) of length 1; kept: (C, n) int64.
+        """
         likeness = (gather_rows(unit_keys, kept) @ unit_keys.transpose(1, 2)).scatter(2, kept[..., None], -torch.inf)
         nearest = likeness.topk(self.neighbours, -1).indices
         return attention[:, None] * torch.zeros_like(likeness).scatter(2, nearest, 1.0)
 
     def keep(self, attention: torch.Tensor, crops_of_image: tuple[int, ...]) -> Kept:
-        """attention (C, P) of all crops; crops of each image."""
+        """From the attention (C, P) float32 of all crops, and the number of crops of each image."""
         tokens, device = attention.shape[1], attention.device
         quota = self.common_quota(tokens, has_values=device.type != "meta")
         if quota is None:
@@ -121,7 +125,7 @@ class PruMerge(Method):
         return Kept(order[:, : int(counts.max())], mask, counts)
 
     def adaptive_quota(self, attention: torch.Tensor) -> Quota:
-        """From the attention (crops, P) of one image."""
+        """From the attention (crops, P) float32 of one image."""
         crops, tokens = attention.shape
         first, third = attention.flatten().quantile(attention.new_tensor([0.25, 0.75]))
         outliers = max(int((attention > third + 1.5 * (third - first)).sum()), crops)
@@ -141,7 +145,8 @@ class PruMerge(Method):
 
 
 def with_rest(merged: torch.Tensor, rest: torch.Tensor, counts: torch.Tensor | None, tokens: int) -> VisionTokens:
-    """Put the rest (C, 1, D) behind the kept tokens of each crop (C, n, D), unless all `tokens` of it are kept."""
+    """Put the rest (C, 1, T) behind the kept tokens of each crop (C, n, T), unless all `tokens` of it are kept; counts
+    (C,) int64 as in `Kept`."""
     values = torch.cat([merged, rest], 1)
     if counts is not None:
         place = torch.arange(values.shape[1], device=counts.device)

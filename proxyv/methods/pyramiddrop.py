@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.dropping import DroppingMethod
 from proxyv.model.configuration import ProxyVConfig
 
@@ -39,8 +39,8 @@ class PyramidDrop(DroppingMethod):
         super().check(config, tokens)
         last = config.text_config.num_hidden_layers - 1
         if len(self.layers) != len(self.keep) or not self.layers:
-            raise UserError("method.keep: give one share for each of method.layers")
+            raise FieldError("keep", "give one share for each of method.layers")
         if sorted(set(self.layers)) != list(self.layers) or not 0 <= self.layers[0] <= self.layers[-1] <= last:
-            raise UserError(f"method.layers: {list(self.layers)} must rise, between 0 and {last}")
+            raise FieldError("layers", f"{list(self.layers)} must rise, between 0 and {last}")
         if sorted(self.keep, reverse=True) != list(self.keep) or not 0 < self.keep[-1] <= self.keep[0] <= 1:
-            raise UserError(f"method.keep: {list(self.keep)} must fall, between 1 and above 0")
+            raise FieldError("keep", f"{list(self.keep)} must fall, between 1 and above 0")

@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import attend_plainly, check_hidden_states, check_window, windows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -48,10 +48,10 @@ class QueCC(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         check_window(self.window, tokens, least=2)  # nothing to choose from in a window of one patch
-        check_hidden_states("method.key_layers", self.key_layers, config.vision_config)
+        check_hidden_states("key_layers", self.key_layers, config.vision_config)
         size = config.vision_config.hidden_size
         if self.heads < 1 or size % self.heads:
-            raise UserError(f"method.heads: {self.heads} does not divide the tower's width {size}; use a divisor")
+            raise FieldError("heads", f"{self.heads} does not divide the tower's width {size}; use a divisor")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         text, vision = model.config.text_config, model.config.vision_config
@@ -69,8 +69,8 @@ class QueCC(Method):
 def question_rows(prompt: Prompt, is_image: torch.Tensor) -> torch.Tensor:
     """(B, L) bool: the rows of each sample's question, none of an answer.
 
-    The text behind the last image, up to the first asking row there; where that is nothing, all text up to the
-    sample's first asking row.
+    The text behind the last image, up to the first ranking row there; where that is nothing, all text up to the
+    sample's first ranking row.
 
     Args:
         is_image: (B, L) bool, True at placeholders.
@@ -100,7 +100,7 @@ def question_states(model: ProxyVPreTrainedModel, prompt: Prompt) -> torch.Tenso
     every = torch.ones_like(ids)  # without a mask, transformers looks for packed sequences, not on shapes alone
     with torch.no_grad():
         output = model.language_model.model(input_ids=ids, attention_mask=every, use_cache=False)
-    states = output.last_hidden_state
+    states: torch.Tensor = output.last_hidden_state
     last = (counts - 1).clamp(min=0)[..., None].expand(-1, -1, states.shape[-1]).to(states.device)
     return states.gather(1, last)[:, 0].masked_fill((counts == 0).to(states.device), 0.0)
 
@@ -122,12 +122,12 @@ class QuestionPooling(nn.Module):
         self.out_proj = nn.Linear(size, size)
 
     def forward(self, patches: torch.Tensor, layers: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-        """patches (C, P, size), layers (C, P, layers · size), question (C, text_size) → (C, P / window², size)."""
+        """patches (C, P, T), layers (C, P, layers · T), question (C, D) → (C, P / window², T)."""
         side = math.isqrt(patches.shape[1])
-        asking = self.query(patches + self.question(question)[:, None])
-        grid = asking.transpose(1, 2).unflatten(2, (side, side))
-        queries = self.shrink(grid).flatten(2).transpose(1, 2)  # (C, windows, size)
-        keys = windows(self.key(layers), self.window)  # (C, windows, window², size)
+        of_patches = self.query(patches + self.question(question)[:, None])
+        grid = of_patches.transpose(1, 2).unflatten(2, (side, side))
+        queries = self.shrink(grid).flatten(2).transpose(1, 2)  # (C, windows, T)
+        keys = windows(self.key(layers), self.window)  # (C, windows, window², T)
         values = windows(self.value(layers), self.window)
         pooled = attend_plainly(
             self.query_proj(queries).flatten(0, 1)[:, None],
@@ -135,7 +135,8 @@ class QuestionPooling(nn.Module):
             self.value_proj(values).flatten(0, 1),
             self.heads,
         )
-        return self.out_proj(pooled).view_as(queries)
+        vectors: torch.Tensor = self.out_proj(pooled)
+        return vectors.view_as(queries)
 
 
 def _normed_mlp(size: int, out: int, bias: bool = True) -> nn.Sequential:

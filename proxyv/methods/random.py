@@ -39,6 +39,6 @@ class Random(KeepSome):
         return VisionTokens(gather_rows(patches, drawn[:, : self.tokens].sort(1).values))
 
     def draws(self, crops: int, tokens: int) -> torch.Tensor:
-        """(crops, tokens) a permutation for crop 0, 1, … of an image; the first do not depend on how many follow."""
+        """(crops, tokens) int64, a permutation for crop 0, 1, … of an image; the first depend on no later one."""
         generator = torch.Generator().manual_seed(self.seed)
         return torch.stack([torch.randperm(tokens, generator=generator, device="cpu") for _ in range(crops)])

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import windows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -43,12 +43,12 @@ class SmallerImage(Method):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         side = math.isqrt(tokens)
         if self.pool < 1 or side % self.pool:
-            raise UserError(
-                f"method.pool: {self.pool} does not divide the {side} × {side} vision tokens of a crop; "
-                f"use a divisor of {side}"
+            raise FieldError(
+                "pool",
+                f"{self.pool} does not divide the {side} × {side} vision tokens of a crop; use a divisor of {side}",
             )
         if self.max_crops is not None and self.max_crops < 1:
-            raise UserError(f"method.max_crops: {self.max_crops} leaves no image; use 1 or more, or null")
+            raise FieldError("max_crops", f"{self.max_crops} leaves no image; use 1 or more, or null")
 
     def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         return VisionTokens(windows(view.patches(), self.pool).mean(2))

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import check_hidden_states, check_window, windows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -44,9 +44,9 @@ class STF(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         check_window(self.window, tokens)
-        check_hidden_states("method.fuse_layers", self.fuse_layers, config.vision_config)
+        check_hidden_states("fuse_layers", self.fuse_layers, config.vision_config)
         if self.inner_ratio < 1:
-            raise UserError(f"method.inner_ratio: {self.inner_ratio} must be at least 1")
+            raise FieldError("inner_ratio", f"{self.inner_ratio} must be at least 1")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         size = model.config.vision_config.hidden_size
@@ -70,5 +70,6 @@ class BlockFusion(nn.Module):
         self.down = nn.Linear(4 * size, size)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(C, P, layers · size) → (C, P, size)."""
-        return self.down(self.act(self.up(features)))
+        """features (C, P, layers · T) → (C, P, T)."""
+        fused: torch.Tensor = self.down(self.act(self.up(features)))
+        return fused

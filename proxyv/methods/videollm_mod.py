@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from proxyv.config import suggest
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.row_subset import RowSubset, all_rows
 from proxyv.methods.shared.subset_layer import SubsetLayer, SubsetPlan, check_row_order
 from proxyv.model.configuration import ProxyVConfig
@@ -60,14 +60,14 @@ class VideoLLMMoD(Method):
         family_of(config.text_config)
         check_row_order(config, self.name)
         if not 0 < self.keep <= 1:
-            raise UserError(f"method.keep: {self.keep} must be a share above 0, up to 1")
+            raise FieldError("keep", f"{self.keep} must be a share above 0, up to 1")
         if self.layers not in LAYERS:
-            raise UserError(f"method.layers: '{self.layers}' is unknown{suggest(self.layers, LAYERS)}")
+            raise FieldError("layers", f"'{self.layers}' is unknown{suggest(self.layers, LAYERS)}")
         if self.weighting not in WEIGHTINGS:
-            raise UserError(f"method.weighting: '{self.weighting}' is unknown{suggest(self.weighting, WEIGHTINGS)}")
+            raise FieldError("weighting", f"'{self.weighting}' is unknown{suggest(self.weighting, WEIGHTINGS)}")
         layers = config.text_config.num_hidden_layers
         if not self.chosen(layers):
-            raise UserError(f"method.layers: '{self.layers}' names none of the LLM's {layers} layers; use all")
+            raise FieldError("layers", f"'{self.layers}' names none of the LLM's {layers} layers; use all")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
@@ -125,7 +125,7 @@ class RoutedLayer(SubsetLayer):
 
     router: Router
 
-    def _with_images(
+    def forward_with_images(
         self, hidden: torch.Tensor, index: int, plan: RoutedPlan, arguments: dict[str, Any]
     ) -> torch.Tensor:
         """(B, L, D) → (B, L, D)."""
@@ -133,9 +133,10 @@ class RoutedLayer(SubsetLayer):
         rows = plan.choose(index, weights.detach()[..., 0])
         plan.set_cache_rows(arguments.get("past_key_values"), index, rows)
         before = rows.gather(hidden)
-        after = self._parent(before, plan.layer_args(rows), arguments)
+        after = self.parent_forward(before, plan.layer_args(rows), arguments)
         weighted = before + rows.gather(weights) * (after - before)
         return rows.scatter(torch.where(rows.gather(plan.is_vision)[..., None], weighted, after), into=hidden)
 
-    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden + 0.0 * self.router(hidden).sum()
+    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
+        weights: torch.Tensor = self.router(hidden)
+        return hidden + 0.0 * weights.sum()

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import attend_plainly
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -48,7 +48,7 @@ class VisToG(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         if not 2 <= self.tokens <= tokens:
-            raise UserError(f"method.tokens: {self.tokens} must lie between 2 and the {tokens} patches of a crop")
+            raise FieldError("tokens", f"{self.tokens} must lie between 2 and the {tokens} patches of a crop")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         vision = model.config.vision_config
@@ -61,7 +61,7 @@ class VisToG(Method):
 
 
 def through_tower(view: TowerView, tokens: torch.Tensor) -> torch.Tensor:
-    """Extra tokens (C, M, D), as if they stood among the patches from the start: what they are at the feature layer.
+    """Extra tokens (C, M, T), as if they stood among the patches from the start: what they are at the feature layer.
 
     They attend to all of the tower's tokens and to each other; the tower's own pass is over, so nothing sees them.
     """
@@ -79,7 +79,7 @@ def through_tower(view: TowerView, tokens: torch.Tensor) -> torch.Tensor:
 
 
 class SemanticGrouping(nn.Module):
-    """The semantic tokens (M, size), and the layer that groups patches by them."""
+    """The M semantic tokens (M, T), and the layer that groups patches by them."""
 
     def __init__(self, size: int, groups: int, eps: float):
         super().__init__()
@@ -97,17 +97,18 @@ class SemanticGrouping(nn.Module):
         nn.init.normal_(self.semantic, std=0.02)
 
     def forward(self, semantic: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        """semantic (C, M, size) as they left the tower, patches (C, P, size) → (C, M, size)."""
+        """semantic (C, M, T) as they left the tower, patches (C, P, T) → (C, M, T)."""
         normed = self.norm_patches(patches)
         scores = self.query(self.norm_groups(semantic)) @ self.key(normed).transpose(1, 2) * patches.shape[-1] ** -0.5
         member = assign(scores.float(), noisy=self.training).to(normed.dtype)
         mean = member @ self.value(normed) / member.sum(-1, keepdim=True).clamp(min=1.0)
-        return semantic + self.out(mean)
+        grouped: torch.Tensor = semantic + self.out(mean)
+        return grouped
 
 
 def assign(scores: torch.Tensor, noisy: bool) -> torch.Tensor:
-    """scores (C, M, P) → (C, M, P), 1 at the group of each patch and 0 elsewhere. `noisy` adds Gumbel noise and lets
-    the gradient of the softmax through."""
+    """scores (C, M, P) float32 → (C, M, P) float32, 1 at the group of each patch and 0 elsewhere. `noisy` adds Gumbel
+    noise and lets the gradient of the softmax through."""
     if noisy:
         return F.gumbel_softmax(scores, hard=True, dim=1)
     return torch.zeros_like(scores).scatter(1, scores.argmax(1, keepdim=True), 1.0)

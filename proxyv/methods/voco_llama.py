@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError, UserError
 from proxyv.methods.mask_attention import MaskedLayer, MaskPlan
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.cache import CachedRows, set_cached_rows
@@ -49,7 +49,7 @@ class VoCoLLaMA(Method):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         family_of(config.text_config)
         if self.tokens < 1:
-            raise UserError(f"method.tokens: {self.tokens} must be at least 1")
+            raise FieldError("tokens", f"{self.tokens} must be at least 1")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model

@@ -1,4 +1,4 @@
-"""VQToken: the vision tokens of an image become a few codes, enriched with the map of where each code stands.
+"""VQToken: the vision tokens of an image become a few codes, enriched with the map of where each code is.
 
 Paper: "VQToken: Neural Discrete Token Representation Learning for Extreme Token Reduction in Video Large Language
 Models", NeurIPS 2025, arXiv 2503.16980. Source of the details: paper and public code (github.com/Hai-chao-Zhang/
@@ -12,7 +12,7 @@ loses all its tokens stays where it was. The map's keys and values are learned e
 code's own embedding joins its query, by which it finds its places. Shifts of all keys, which the softmax cancels, are
 left out. Means of unit vectors are shorter than what the LLM expects: they are scaled by the mean length of the
 image's projected tokens before the attention block's output is added. K is fixed, the adaptive form is not ported.
-All tokens of an image stand in its first crop, in the order of their clusters; its other crops keep their newlines.
+All tokens of an image are in its first crop, in the order of their clusters; its other crops keep their newlines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import attend_plainly
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -51,11 +51,11 @@ class VQToken(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         if not 2 <= self.codes <= tokens:
-            raise UserError(f"method.codes: {self.codes} must lie between 2 and the {tokens} vision tokens of a crop")
+            raise FieldError("codes", f"{self.codes} must lie between 2 and the {tokens} vision tokens of a crop")
         if self.iterations < 0:
-            raise UserError(f"method.iterations: {self.iterations} must be at least 0")
+            raise FieldError("iterations", f"{self.iterations} must be at least 0")
         if self.heads < 1 or self.inner_size < 1 or self.inner_size % self.heads:
-            raise UserError(f"method.heads: {self.heads} does not divide method.inner_size {self.inner_size}")
+            raise FieldError("heads", f"{self.heads} does not divide method.inner_size {self.inner_size}")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         size = model.config.text_config.hidden_size
@@ -76,7 +76,7 @@ class VQToken(Method):
 
 
 def by_image(values: torch.Tensor, crops_of_image: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """values (C, P, D) → those of each image (I, V, D), V the most there are, and which of them are real (I, V)."""
+    """values (C, P, D) → those of each image (I, N, D), N the most there are of one, and (I, N) bool which are real."""
     crops = torch.tensor(crops_of_image, device=values.device)
     slot = torch.arange(max(crops_of_image), device=values.device)
     index = (crops.cumsum(0) - crops)[:, None] + slot
@@ -88,9 +88,10 @@ def cluster(units: torch.Tensor, real: torch.Tensor, codes: int, iterations: int
     """K-means by cosine, the same whenever it runs.
 
     Args:
-        units: (I, V, D) float32 unit vectors; real: (I, V) bool, False at padding.
+        units: (I, N, D) float32 unit vectors; real: (I, N) bool, False at padding.
 
-    Returns (I, V) int64 the cluster of each vector (any at padding), and (I, codes, D) the centres that chose it.
+    Returns (I, N) int64 the cluster of each vector (any at padding), and (I, codes, D) float32 the centres that chose
+    it.
     """
     centres = units[:, :1]
     nearest = (units @ centres.transpose(1, 2))[..., 0].masked_fill(~real, torch.inf)
@@ -105,9 +106,10 @@ def cluster(units: torch.Tensor, real: torch.Tensor, codes: int, iterations: int
 
 
 def means(units: torch.Tensor, real: torch.Tensor, ids: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    """(I, codes, D) the mean of each cluster's vectors; where it has none, its centre. Arguments as in `cluster`."""
+    """(I, codes, D) float32, the mean of each cluster's vectors; where it has none, its centre. Arguments as in
+    `cluster`, `ids` and `centres` as it returns them."""
     numbers = torch.arange(centres.shape[1], device=units.device)
-    member = ((ids[..., None] == numbers) & real[..., None]).to(units.dtype)  # (I, V, codes)
+    member = ((ids[..., None] == numbers) & real[..., None]).to(units.dtype)  # (I, N, codes)
     count = member.sum(1)[..., None]
     return torch.where(count > 0, member.transpose(1, 2) @ units / count.clamp(min=1), centres)
 
@@ -117,7 +119,7 @@ def _nearest(units: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
 
 
 class MapAttention(nn.Module):
-    """Codes ask, the map of which code stands where answers."""
+    """Attention of the codes, as queries, over the map of which code is at which place."""
 
     def __init__(self, size: int, codes: int, tokens: int, inner_size: int, heads: int):
         super().__init__()
@@ -137,8 +139,10 @@ class MapAttention(nn.Module):
         nn.init.normal_(self.place)
 
     def forward(self, codes: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """codes (I, K, size), ids (I, V) int64 and real (I, V) bool of whole crops → (I, K, size)."""
+        """codes (I, codes, size), ids (I, N) int64 and real (I, N) bool of whole crops → (I, codes, size)."""
         crops = ids.shape[1] // len(self.place)
         index_map = self.code[ids] + self.place.repeat(crops, 1)
         query = self.query(self.norm(codes)) + self.code
-        return self.out(attend_plainly(query, self.key(index_map), self.value(index_map), self.heads, real))
+        read = attend_plainly(query, self.key(index_map), self.value(index_map), self.heads, real)
+        enrichment: torch.Tensor = self.out(read)
+        return enrichment

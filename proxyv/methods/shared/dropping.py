@@ -1,8 +1,10 @@
 """Dropping vision tokens between decoder layers, by the attention that text gives them.
 
-What FastV, PyramidDrop and the like share: a schedule (after which layers how many vision tokens of an image stay),
-whose attention ranks them, and at which positions the rest goes on. Layers behind the first drop work on rows of
-their own, and their caches hold those rows only.
+What FastV, PyramidDrop and the like share: a schedule (at the entrance of which layers how many vision tokens of an
+image stay), whose attention ranks them, and at which positions the rest goes on. Layers from the first drop on work on
+a subset of the rows (subset_layer.py), and their caches hold those rows only.
+
+Letters as in row_subset.py.
 """
 
 from __future__ import annotations
@@ -75,20 +77,20 @@ class Ranking(Selection):
     def forward(
         self, layer: Any, family: Family, hidden: torch.Tensor, rows: RowSubset, tables: Any, key: torch.Tensor | None
     ) -> torch.Tensor:
-        """See `received_attention`."""
+        """hidden (B, L', D) → (I, N) float32, without gradient; arguments as of `received_attention`."""
         with torch.no_grad():
             return received_attention(layer, family, hidden.detach(), rows, tables, key)
 
 
 class KeyTap:
-    """Stands before the cache in one layer's attention and shows the keys that it computed."""
+    """Takes the place of the cache in one layer's attention, passes on what it gets, and shows the layer's keys."""
 
     def __init__(self, cache: Cache | None):
         self.cache = cache
-        self.key: torch.Tensor | None = None  # (B, G, Q, head size), rotated
+        self.key: torch.Tensor | None = None  # (B, G, L', head size), rotated
 
     def update(self, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As the cache's own."""
+        """As the cache's own: key and value (B, G, L', head size) → those that the layer attends to."""
         self.key = key
         return (key, value) if self.cache is None else self.cache.update(key, value, *args, **kwargs)
 
@@ -101,8 +103,8 @@ class DroppingPlan(SubsetPlan):
     method: DroppingMethod
     schedule: dict[int, float]
     rows: dict[int, RowSubset] = field(default_factory=dict)  # by layer, from the first that ranks or drops
-    old_places: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that drops, (B, Q)
-    scores: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that ranks, (I, K)
+    old_places: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that drops, (B, L') int64
+    scores: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that ranks, (I, N) float32
 
     def remaining(self, values: torch.Tensor, fill: int) -> torch.Tensor:
         rows = self.rows[max(self.rows)] if self.rows else self.first
@@ -125,7 +127,7 @@ class DroppingPlan(SubsetPlan):
         return self.counts(layer) != self.entering(layer).counts
 
     def drop(self, layer: int, scores: torch.Tensor) -> None:
-        """Decide which rows enter `layer`."""
+        """Decide which rows enter `layer`, by scores (I, N) of the vision tokens that come out of the layer before."""
         kept, self.old_places[layer] = self.entering(layer).keep_top(scores, self.counts(layer))
         self.rows[layer] = kept.compacted() if self.method.compacts_positions else kept
 
@@ -140,7 +142,7 @@ class DroppingLayer(SubsetLayer):
     family: Family
     ranking: Ranking
 
-    def _with_images(
+    def forward_with_images(
         self, hidden: torch.Tensor, index: int, plan: DroppingPlan, arguments: dict[str, Any]
     ) -> torch.Tensor:
         """(B, rows that come in, D) → (B, rows that are left, D)."""
@@ -152,16 +154,17 @@ class DroppingLayer(SubsetLayer):
         rows = plan.pass_on(index)
         cache = arguments.get("past_key_values")
         plan.set_cache_rows(cache, index, rows)
-        if not before or index in plan.scores or not plan.drops_at(index + 1):
-            return self._parent(hidden, plan.layer_args(rows), arguments)
+        if not before or index in plan.scores or not plan.drops_at(index + 1):  # nothing to rank for the next layer
+            return self.parent_forward(hidden, plan.layer_args(rows), arguments)
         tap = KeyTap(cache)
-        output = self._parent(hidden, plan.layer_args(rows), {**arguments, "past_key_values": tap})
+        output = self.parent_forward(hidden, plan.layer_args(rows), {**arguments, "past_key_values": tap})
         plan.scores[index] = self._rank(hidden, plan, rows, tap.key)
         return output
 
     def _rank(
         self, hidden: torch.Tensor, plan: DroppingPlan, rows: RowSubset, key: torch.Tensor | None = None
     ) -> torch.Tensor:
+        """(I, N) float32."""
         tables = plan.layer_args(rows).position_embeddings
         scores: torch.Tensor = self.ranking(self, self.family, hidden, rows, tables, key)
         return scores

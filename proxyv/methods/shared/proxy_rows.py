@@ -1,7 +1,6 @@
-"""What proxy layers need for one prefill, beside what `find_ranking_rows` says: where proxies stand, what each may see.
+"""What proxy layers need for one prefill: which rows behind the prompt's are proxies, and what each row may see.
 
-Letters: B samples, L rows, M proxy rows per sample (padded), E = L + M, C crops of the batch, P vision tokens and
-p proxies per crop, Q query rows per sample (padded).
+Letters beside those of `proxyv.model`: p proxies per crop, M proxy rows per sample (padded); K = L + M.
 """
 
 from __future__ import annotations
@@ -26,28 +25,28 @@ class Visibility:
 
 @dataclass
 class ProxyPlan(TextQueryPlan):
-    """One prefill's plan; rows are those of the prompt and, behind them, proxies. `splat` is filled in by the start
+    """One prefill's plan; rows are those of the layout and, behind them, proxies. `splat` is filled in by the start
     layer (non-spatial proxies only)."""
 
-    with_proxies: QueryRows  # text, newlines and proxies ask
-    vision_rows: torch.Tensor  # (C, P) flat rows while there are no proxies yet
+    with_proxies: QueryRows  # text, newlines and proxies
+    vision_rows: torch.Tensor  # (C, P) int64 flat rows while there are no proxies yet
     present: torch.Tensor | None  # (C, P) bool, which vision tokens are there; None: all
-    proxy_source: torch.Tensor  # (B, M) place of each proxy row in [proxies of all crops | zero row]
-    proxy_slots: torch.Tensor  # (C, p) place of each proxy among the flat query rows (B · Q)
-    splat: torch.Tensor | None = None  # (C, P, p)
+    proxy_source: torch.Tensor  # (B, M) int64 place of each proxy row in [proxies of all crops | zero row]
+    proxy_places: torch.Tensor  # (C, p) int64 place of each proxy among the flat query rows (B · Q)
+    splat: torch.Tensor | None = None  # (C, P, p) float
     splat_detached: bool = False  # made where no gradient is recorded
 
     def append(self, hidden: torch.Tensor, proxies: torch.Tensor) -> torch.Tensor:
-        """Put proxies (C, p, D) behind the rows (B, L, D): (B, E, D)."""
+        """Put proxies (C, p, D) behind the rows (B, L, D) of their dtype: (B, K, D)."""
         pool = torch.cat([proxies.flatten(0, 1), proxies.new_zeros(1, proxies.shape[-1])])
         return torch.cat([hidden, pool[self.proxy_source]], 1)
 
 
 class _Rows(NamedTuple):
-    """All E rows of a batch, tensors (B, E)."""
+    """What all rows of a batch are, tensors (B, K)."""
 
-    position: torch.Tensor
-    valid: torch.Tensor
+    position: torch.Tensor  # int64
+    valid: torch.Tensor  # bool, as the next two
     is_vision: torch.Tensor
     is_proxy: torch.Tensor
 
@@ -66,7 +65,7 @@ def make_proxy_plan(
         proxies_per_crop: p.
         rotary: the LLM's rotary embedding module.
         back_end: attention back-end, decides the form of the masks.
-        like: the input embeddings; tensors take their device, masks and tables their dtype.
+        like: the input embeddings (B, L, D); tensors take their device, masks and tables their dtype.
     """
     slots, rows = _place_proxies(layout, proxies_per_crop)
     samples, length, width = layout.batch_size, layout.length, rows.position.shape[1]
@@ -76,31 +75,31 @@ def make_proxy_plan(
 
     others, others_valid = text_rows(layout)
     proxy_index = torch.arange(length, width, device=slots.device).expand(samples, -1)
-    asking = torch.cat([others, proxy_index], 1)
-    asking_valid = torch.cat([others_valid, rows.valid[:, length:]], 1)
+    queries = torch.cat([others, proxy_index], 1)
+    queries_valid = torch.cat([others_valid, rows.valid[:, length:]], 1)
     tables = rotary_tables(rotary, like, rows.position)
 
-    def ask(index: torch.Tensor, valid: torch.Tensor, keys: int) -> QueryRows:
+    def query_rows_of(index: torch.Tensor, valid: torch.Tensor, keys: int) -> QueryRows:
         return query_rows(layout, index, valid, _visible(rows, visibility, index, keys), tables, back_end, like)
 
     return ProxyPlan(
         length=length,
         # No proxies where nobody would see them.
-        text=ask(others, others_valid, width if visibility.text_sees_proxies else length),
-        with_proxies=ask(asking, asking_valid, width),
+        text=query_rows_of(others, others_valid, width if visibility.text_sees_proxies else length),
+        with_proxies=query_rows_of(queries, queries_valid, width),
         cos=tables[0],
         sin=tables[1],
         vision_rows=layout.vision_rows.to(like.device),
         present=None if layout.present is None else layout.present.to(like.device),
         proxy_source=proxy_source.to(like.device),
-        proxy_slots=(sample_of_crop * asking.shape[1] + others.shape[1] + slots).to(like.device),
+        proxy_places=(sample_of_crop * queries.shape[1] + others.shape[1] + slots).to(like.device),
     )
 
 
 def _place_proxies(layout: Layout, proxies_per_crop: int) -> tuple[torch.Tensor, _Rows]:
-    """Slots (C, p) of the proxies behind their sample's rows, and what all E rows are.
+    """Slots (C, p) int64 of the proxies behind their sample's rows, and what all K rows are.
 
-    Proxies of an image stand at consecutive positions over all its crops, from the image's first position on
+    Proxies of an image take consecutive positions over all its crops, from the image's first position on
     (arXiv 2505.15816, public code). Where a method has left fewer rows than that, the rest share the last one:
     beyond it they would see the text behind the image."""
     device = layout.vision_rows.device
@@ -125,9 +124,10 @@ def _place_proxies(layout: Layout, proxies_per_crop: int) -> tuple[torch.Tensor,
 
 
 def _visible(rows: _Rows, visibility: Visibility, index: torch.Tensor, keys: int) -> torch.Tensor:
-    """(B, Q, keys) bool: causal by position, but for what `visibility` denies."""
+    """What the query rows `index` (B, Q) may see of the first `keys` rows: (B, Q, keys) bool, causal by position but
+    for what `visibility` denies."""
     before = rows.position[:, None, :keys] <= rows.position.gather(1, index)[:, :, None]
-    asks_as_proxy = rows.is_proxy.gather(1, index)[:, :, None]
-    from_proxies = rows.is_vision[:, None, :keys] & (not visibility.proxies_see_vision)
-    from_others = rows.is_proxy[:, None, :keys] & (not visibility.text_sees_proxies)
-    return before & rows.valid[:, None, :keys] & ~torch.where(asks_as_proxy, from_proxies, from_others)
+    is_proxy = rows.is_proxy.gather(1, index)[:, :, None]
+    denied_proxies = rows.is_vision[:, None, :keys] & (not visibility.proxies_see_vision)
+    denied_others = rows.is_proxy[:, None, :keys] & (not visibility.text_sees_proxies)
+    return before & rows.valid[:, None, :keys] & ~torch.where(is_proxy, denied_proxies, denied_others)

@@ -1,22 +1,25 @@
-"""Decoder layers that work on rows of their own: what methods share that drop vision tokens, or let them skip layers.
+"""Decoder layers on a subset of the rows: what methods share that drop vision tokens, or let them skip layers.
 
-The plan knows each layer's rows; the mixin hands mask and positions of these rows to Hugging Face's own layer, in
-place of what the stock model hands to all. In the prefill they come from the plan, later from the layer's cache.
+The plan knows each layer's rows, and makes their causal mask and rotary tables; the mixin hands these to Hugging
+Face's own layer, in place of what the stock model hands to all. Behind the prefill they come from the layer's cache.
+
+Letters as in row_subset.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError
 from proxyv.methods.shared.row_subset import RowSubset
 from proxyv.model.attention import rotary_tables
-from proxyv.model.cache import CachedRows, DecodeRows, LayerArgs, row_mask, set_cached_rows
+from proxyv.model.cache import CachedRows, DecodeRows, LayerArgs, set_cached_rows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Plan
 
@@ -24,9 +27,17 @@ from proxyv.model.method import Plan
 def check_row_order(config: ProxyVConfig, name: str) -> None:
     """Raise UserError where rows do not stand in the order of their positions, by which they are masked here."""
     if config.newline_positions != "natural":
-        raise UserError(
-            f"method.name: {name} takes rows in the order of their positions; set vision.newline_positions to natural"
+        raise FieldError(
+            "name", f"{name} takes rows in the order of their positions; set vision.newline_positions to natural"
         )
+
+
+class PreparedRows(NamedTuple):
+    """A subset of the rows, and what a layer that works on it needs."""
+
+    rows: RowSubset
+    layer_args: LayerArgs
+    cached: CachedRows
 
 
 @dataclass(kw_only=True)
@@ -35,33 +46,39 @@ class SubsetPlan(Plan):
 
     llm: Any
     embeddings: torch.Tensor  # (B, L, D) without gradient, for dtype and device of masks and tables
-    first: RowSubset  # all rows
+    first: RowSubset  # all rows of the layout
     prompt_length: int  # see CachedRows
-    latest: tuple[RowSubset, LayerArgs, CachedRows] | None = None  # neighbouring layers often work on the same rows
+    latest: PreparedRows | None = None  # neighbouring layers often work on the same rows
 
     def layer_args(self, rows: RowSubset) -> LayerArgs:
         """Mask and rotary tables of these rows."""
-        return self._known(rows)[1]
+        return self._prepare(rows).layer_args
 
     def set_cache_rows(self, cache: Cache | None, layer: int, rows: RowSubset) -> None:
-        """Let a layer's cache know its rows."""
+        """Let a layer's cache know its rows. Raises UserError as `set_cached_rows` does."""
         if cache is not None:
-            set_cached_rows(cache, layer, self._known(rows)[2])
+            set_cached_rows(cache, layer, self._prepare(rows).cached)
 
-    def _known(self, rows: RowSubset) -> tuple[RowSubset, LayerArgs, CachedRows]:
-        if self.latest is None or self.latest[0] is not rows:
-            like = rows.gather(self.embeddings[..., :1])
-            mask = row_mask(self.llm.config, like, rows.valid if rows.padded else None)
+    def _prepare(self, rows: RowSubset) -> PreparedRows:
+        if self.latest is None or self.latest.rows is not rows:
+            mask = create_causal_mask(  # of rows in reading order, as the model's attention back-end reads it
+                config=self.llm.config,
+                inputs_embeds=rows.gather(self.embeddings[..., :1]),  # gives number of rows, dtype and device
+                attention_mask=rows.valid if rows.padded else None,
+                past_key_values=None,
+                position_ids=None,
+            )
             tables = rotary_tables(self.llm.model.rotary_emb, self.embeddings, rows.position_ids)
             # Behind dropped tokens a position is not the number of rows before it.
-            kept = CachedRows(rows.valid, rows.position_ids[:, -1] + 1, rows.padded, self.prompt_length)
-            self.latest = rows, LayerArgs(mask, tables), kept
+            next_position = rows.position_ids[:, -1] + 1
+            cached = CachedRows(rows.valid, next_position, rows.padded, self.prompt_length)
+            self.latest = PreparedRows(rows, LayerArgs(mask, tables), cached)
         return self.latest
 
 
 class SubsetLayer(nn.Module):
-    """Mixin in front of a Hugging Face decoder layer. With a plan (prefill with images) `_with_images` runs in its
-    place; without one it is the plain parent layer, on the rows that its cache knows."""
+    """Mixin in front of a Hugging Face decoder layer. With a plan (prefill with images) `forward_with_images` runs in
+    its place; without one it is the plain parent layer, on the rows that its cache knows."""
 
     self_attn: Any  # the parent layer's own
 
@@ -75,22 +92,30 @@ class SubsetLayer(nn.Module):
         """(B, rows that come in, D) → (B, rows that are left, D); `arguments` are the parent's."""
         index = self.self_attn.layer_idx
         if vision_plan is not None:
-            return self._with_images(hidden_states, index, vision_plan, arguments)
-        output = self._parent(hidden_states, None if decode_rows is None else decode_rows.of(index), arguments)
-        return self._zero_term(output) if self.training and torch.is_grad_enabled() else output
+            return self.forward_with_images(hidden_states, index, vision_plan, arguments)
+        output = self.parent_forward(hidden_states, None if decode_rows is None else decode_rows.of(index), arguments)
+        return self.add_zero_term(output) if self.training and torch.is_grad_enabled() else output
 
-    def _with_images(self, hidden: torch.Tensor, index: int, plan: Any, arguments: dict[str, Any]) -> torch.Tensor:
+    def forward_with_images(
+        self, hidden: torch.Tensor, index: int, plan: Any, arguments: dict[str, Any]
+    ) -> torch.Tensor:
+        """As `forward`, for layer number `index` in a prefill with images: (B, rows that come in, D) → (B, rows that
+        are left, D). Fills the cache."""
         raise NotImplementedError
 
-    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Add zero, through this layer's own modules: a rank whose micro-batch has no image must still take part
-        in the gradient exchange of every trained module, else the others wait for it forever."""
+    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden (B, rows, D) plus zero that comes through this layer's own modules: a rank whose micro-batch has no
+        image must still take part in the gradient exchange of every trained module, else the others wait for it
+        forever."""
         return hidden
 
-    def _parent(self, hidden: torch.Tensor, layer_args: LayerArgs | None, arguments: dict[str, Any]) -> torch.Tensor:
-        """The parent layer on rows (B, Q, D) with their own mask and positions."""
+    def parent_forward(
+        self, hidden: torch.Tensor, layer_args: LayerArgs | None, arguments: dict[str, Any]
+    ) -> torch.Tensor:
+        """The parent layer on rows (B, L', D), with their own mask and positions where `layer_args` gives them."""
         if layer_args is not None:
             own = {"attention_mask": layer_args.mask, "position_embeddings": layer_args.position_embeddings}
             # Gaps between positions must not be read as the ends of packed sequences: no position_ids.
             arguments = {**arguments, **own, "position_ids": None}
-        return cast(torch.Tensor, cast(Any, super()).forward(hidden, **arguments))
+        output: torch.Tensor = cast(Any, super()).forward(hidden, **arguments)
+        return output

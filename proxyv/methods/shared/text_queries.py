@@ -1,10 +1,9 @@
-"""What methods share in whose layers only text and newline rows ask, and vision tokens give keys and values.
+"""What methods share in whose layers text and newlines are queries, and vision tokens are keys and values only.
 
-The plan says which rows ask and what each may see; the mixin takes only these rows through attention. A method says
-what becomes of the vision tokens. Rows that a method put behind an image ask like newlines.
+The plan says which rows are queries and what each may see; the mixin takes only these rows through attention. A method
+says what becomes of the vision tokens. Rows that a method put behind an image are queries like newlines.
 
-Letters: B samples, L rows, R rows that give keys and values (L, or more where proxies ride behind the rows), C crops
-of the batch, P vision tokens per crop, Q asking rows per sample (padded).
+Letters as in `proxyv.model`; K is L, or more where proxies ride behind the rows.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from proxyv.errors import UserError
+from proxyv.errors import FieldError, UserError
 from proxyv.model.attention import Tables, attend, mask_for, masked_back_end, rotary_tables
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import Family, family_of, mix_into_layers, rotate
@@ -31,7 +30,7 @@ from proxyv.model.rows import pack_left
 
 @dataclass(frozen=True)
 class TextQueryMethod(Method):
-    """From `start_layer` on (counted from 0), vision tokens do not ask."""
+    """From `start_layer` on (counted from 0), vision tokens are no queries."""
 
     start_layer: int = 12
 
@@ -62,15 +61,14 @@ def check_start_layer(start_layer: int, text_config: PreTrainedConfig) -> None:
     """Raise UserError where `method.start_layer` is no layer of the LLM."""
     layers = text_config.num_hidden_layers
     if not 0 <= start_layer < layers:
-        raise UserError(f"method.start_layer: {start_layer} is not a layer of the LLM; use 0 to {layers - 1}")
+        raise FieldError("start_layer", f"{start_layer} is not a layer of the LLM; use 0 to {layers - 1}")
 
 
 def check_hidden_ratio(hidden_ratio: int, text_config: PreTrainedConfig) -> None:
     """Raise UserError where `method.hidden_ratio` does not divide the LLM's width."""
     if hidden_ratio < 1 or text_config.hidden_size % hidden_ratio:
-        raise UserError(
-            f"method.hidden_ratio: {hidden_ratio} does not divide the LLM's width "
-            f"{text_config.hidden_size}; use a divisor"
+        raise FieldError(
+            "hidden_ratio", f"{hidden_ratio} does not divide the LLM's width {text_config.hidden_size}; use a divisor"
         )
 
 
@@ -79,26 +77,26 @@ def check_hidden_ratio(hidden_ratio: int, text_config: PreTrainedConfig) -> None
 
 @dataclass(frozen=True)
 class QueryRows:
-    """The rows that go through attention in one layer, and the way back to all rows."""
+    """The rows that are queries in one layer, and the way back to all rows."""
 
-    index: torch.Tensor  # (B, Q) flat rows; padding slots repeat a real row
-    vision_rows: torch.Tensor  # (C, P) flat rows; where absent, the crop's newline
-    source: torch.Tensor  # (B · R,) for each flat row its place in [vision rows | query rows | zero row]
-    mask: torch.Tensor  # (B, 1, Q, R), as the back-end reads it
-    keys: int  # R
+    index: torch.Tensor  # (B, Q) int64 flat rows (sample · K + row); padding slots repeat a real row
+    vision_rows: torch.Tensor  # (C, P) int64 flat rows; where absent, the crop's newline
+    source: torch.Tensor  # (B · K,) int64 for each flat row its place in [vision rows | query rows | zero row]
+    mask: torch.Tensor  # (B, 1, Q, K), as the back-end reads it
+    keys: int  # K
     cos: torch.Tensor  # (B, Q, rotary size) rotary tables of the queries
     sin: torch.Tensor
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """(B, R, D) → the query rows (B, Q, D)."""
+        """rows (B, K, …) of any dtype → the query rows (B, Q, …)."""
         return rows.flatten(0, 1)[self.index]
 
     def gather_vision(self, rows: torch.Tensor) -> torch.Tensor:
-        """(B, R, D) → the vision rows (C, P, D); where absent, anything."""
+        """rows (B, K, …) of any dtype → the vision rows (C, P, …); where absent, the crop's newline."""
         return rows.flatten(0, 1)[self.vision_rows]
 
     def scatter(self, vision: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """Put vision rows (C, P, D) and query rows (B, Q, D) back: (B, R, D). Padding rows become zero."""
+        """Put vision rows (C, P, D) and query rows (B, Q, D) of one dtype back: (B, K, D). Padding becomes zero."""
         parts = [vision.flatten(0, 1), queries.flatten(0, 1), queries.new_zeros(1, queries.shape[-1])]
         return torch.cat(parts)[self.source].view(queries.shape[0], -1, queries.shape[-1])
 
@@ -108,8 +106,8 @@ class TextQueryPlan(Plan):
     """One prefill's plan."""
 
     length: int  # L
-    text: QueryRows  # text and newlines ask
-    cos: torch.Tensor  # (B, R, rotary size) rotary tables of all rows
+    text: QueryRows  # text and newlines
+    cos: torch.Tensor  # (B, K, rotary size) rotary tables of all rows
     sin: torch.Tensor
 
 
@@ -119,7 +117,7 @@ def make_text_query_plan(layout: Layout, rotary: nn.Module, back_end: str, like:
     Args:
         rotary: the LLM's rotary embedding module.
         back_end: attention back-end, decides the form of the masks.
-        like: the input embeddings; tensors take their device, masks and tables their dtype.
+        like: the input embeddings (B, L, D); tensors take their device, masks and tables their dtype.
     """
     tables = rotary_tables(rotary, like, layout.position_ids)
     index, valid = text_rows(layout)
@@ -142,12 +140,12 @@ def query_rows(
     back_end: str,
     like: torch.Tensor,
 ) -> QueryRows:
-    """The rows that ask.
+    """The query rows of one kind of layer.
 
     Args:
         index: (B, Q) int64 within the sample; valid: (B, Q) bool, False at padding slots.
-        visible: (B, Q, R) bool, what each may see of the rows that give keys.
-        tables: of all rows, at least R.
+        visible: (B, Q, K) bool, what each may see of the key rows.
+        tables: of all rows, at least K.
         back_end, like: as in `make_text_query_plan`.
     """
     (samples, count), keys = index.shape, visible.shape[2]
@@ -175,8 +173,8 @@ def query_rows(
 
 
 class TextQueryLayer(nn.Module):
-    """Mixin in front of a Hugging Face decoder layer. With a plan (prefill with images) a method's `_with_images`
-    runs in its place; without one (decoding, text only) it is the plain parent layer."""
+    """Mixin in front of a Hugging Face decoder layer. With a plan (prefill with images) a method's
+    `forward_with_images` runs in its place; without one (decoding, text only) it is the plain parent layer."""
 
     method: Any
     family: Family
@@ -204,10 +202,10 @@ class TextQueryLayer(nn.Module):
         vision_plan: Any = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """(B, rows, D) → (B, rows, D)."""
+        """(B, rows that come in, D) → (B, rows that go out, D); the other arguments are the parent's."""
         if vision_plan is not None:
-            return self._with_images(hidden_states, vision_plan, past_key_values)
-        hidden_states = cast(Any, super()).forward(
+            return self.forward_with_images(hidden_states, vision_plan, past_key_values)
+        output: torch.Tensor = cast(Any, super()).forward(
             hidden_states,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -216,37 +214,40 @@ class TextQueryLayer(nn.Module):
             position_embeddings=position_embeddings,
             **kwargs,
         )
-        return self._zero_term(hidden_states) if self.training and torch.is_grad_enabled() else hidden_states
+        return self.add_zero_term(output) if self.training and torch.is_grad_enabled() else output
 
-    def _with_images(self, hidden: torch.Tensor, plan: Any, cache: Cache | None) -> torch.Tensor:
-        """(B, rows, D) → (B, rows, D)."""
+    def forward_with_images(self, hidden: torch.Tensor, plan: Any, cache: Cache | None) -> torch.Tensor:
+        """As `forward`, in a prefill with images: (B, rows that come in, D) → (B, rows that go out, D). Fills the
+        cache."""
         raise NotImplementedError
 
-    def _zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Add zero, through this layer's own modules: a rank whose micro-batch has no image must still take part
-        in the gradient exchange of every trained module, else the others wait for it forever."""
+    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden (B, rows, D) plus zero that comes through this layer's own modules: a rank whose micro-batch has no
+        image must still take part in the gradient exchange of every trained module, else the others wait for it
+        forever."""
         return hidden
 
-    def _attend(
-        self, hidden: torch.Tensor, ask: QueryRows, plan: TextQueryPlan, cache: Cache | None
+    def attend_queries(
+        self, hidden: torch.Tensor, queries: QueryRows, plan: TextQueryPlan, cache: Cache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention of the query rows over all rows (B, R, D). Returns (B, Q, H · head size), before the output
-        projection, and the values of all rows (B, G, R, head size). Fills the cache."""
-        query, key, value = self.family.project_qkv(self.self_attn, self.input_layernorm(hidden), ask.gather)
-        query = rotate(query, ask.cos, ask.sin)
-        key = rotate(key, plan.cos[:, : ask.keys], plan.sin[:, : ask.keys])
+        """Attention of the query rows over all rows (B, K, D). Returns (B, Q, H · head size), before the output
+        projection, and the values of all rows (B, G, K, head size). Fills the cache."""
+        query, key, value = self.family.project_qkv(self.self_attn, self.input_layernorm(hidden), queries.gather)
+        query = rotate(query, queries.cos, queries.sin)
+        key = rotate(key, plan.cos[:, : queries.keys], plan.sin[:, : queries.keys])
         if cache is not None:  # rows behind the prompt's, proxies, never enter the cache
             cache.update(key[:, :, : plan.length], value[:, :, : plan.length], self.self_attn.layer_idx)
-        return attend(self.self_attn, query, key, value, ask.mask), value
+        return attend(self.self_attn, query, key, value, queries.mask), value
 
-    def _feed(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    def project_and_feed(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Output projection, FFN and both residuals: rows (…, D), attended (…, H · head size) → (…, D)."""
         rows = rows + self.self_attn.o_proj(attended)
-        return rows + self.mlp(self.post_attention_layernorm(rows))
+        updated: torch.Tensor = rows + self.mlp(self.post_attention_layernorm(rows))
+        return updated
 
-    def _attend_and_feed(
-        self, hidden: torch.Tensor, ask: QueryRows, plan: TextQueryPlan, cache: Cache | None
+    def attend_and_feed(
+        self, hidden: torch.Tensor, queries: QueryRows, plan: TextQueryPlan, cache: Cache | None
     ) -> torch.Tensor:
-        """Attention and FFN for the query rows only; keys and values from all rows. Returns (B, Q, D)."""
-        attended, _ = self._attend(hidden, ask, plan, cache)
-        return self._feed(ask.gather(hidden), attended)
+        """Attention and FFN for the query rows only; keys and values from all rows (B, K, D). Returns (B, Q, D)."""
+        attended, _ = self.attend_queries(hidden, queries, plan, cache)
+        return self.project_and_feed(queries.gather(hidden), attended)

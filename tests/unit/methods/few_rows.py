@@ -15,7 +15,7 @@ LAYOUT = make_layout(torch.tensor([[0, 1, 1, 1, 0]]).bool(), None, [1], 2)
 
 
 class PlusOne(nn.Module):
-    """An FFN that adds one everywhere: rows that go through it are told from those that do not."""
+    """An FFN that adds one everywhere: rows that go through it differ from those that do not."""
 
     def forward(self, rows):
         return torch.ones_like(rows)

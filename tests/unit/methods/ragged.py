@@ -30,7 +30,7 @@ def check_vision_tokens_are_blind(model, processor):
     """What stands before an image reaches its newlines and the text behind it, but no vision token."""
     prompts = [processor(text=[f"{letter} <image>"], images=[[random_image()]]) for letter in "AB"]
     vision = prompts[0]["input_ids"][0] == processor.image_token_id
-    vision[vision.nonzero()[16::17]] = False  # newlines ask
+    vision[vision.nonzero()[16::17]] = False  # newlines are queries
     with torch.no_grad():
         first, second = (model(**p, output_hidden_states=True).hidden_states[-2][0] for p in prompts)
     torch.testing.assert_close(first[vision], second[vision])

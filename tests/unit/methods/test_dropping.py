@@ -58,8 +58,8 @@ def test_a_second_drop_works_on_what_is_left():
     assert none.index[0, 2:].tolist() == [0, 5, 10, 11] and none.sizes == [4, 6] and none.vision.shape == (2, 0)
 
 
-def test_rows_before_supervised_spans_ask():
-    """Sample 0: spans start at rows 0, which no row precedes, and 11. Sample 1 has none: its last row asks."""
+def test_rows_before_supervised_spans_rank():
+    """Sample 0: spans start at rows 0, which no row precedes, and 11. Sample 1 has none: its last row ranks."""
     labels = torch.full((2, 12), -100)
     labels[0, 0] = labels[0, 11] = 1
     assert rows_of(labels).ranking_places.tolist() == [[10], [11]]
@@ -76,10 +76,10 @@ def heads(attention, rows, pick):
 
 @pytest.mark.parametrize("keys_are_there", [True, False])
 def test_received_attention_worked_out(keys_are_there):
-    """A text row, three vision tokens, a newline and the asking text row; e to the keys is 1, 2, 3, 4, 1, 1.
+    """A text row, three vision tokens, a newline and the ranking text row; e to the keys is 1, 2, 3, 4, 1, 1.
 
-    Head 0 asks with 1: weights 2, 3, 4 of 12. Head 1 asks with 2, which squares: 4, 9, 16 of 32. The mean of both is
-    7/48, 17/64 and 5/12."""
+    The query of head 0 is 1: weights 2, 3, 4 of 12. That of head 1 is 2, which squares: 4, 9, 16 of 32. The mean of
+    both is 7/48, 17/64 and 5/12."""
     is_image = torch.tensor([[0, 1, 1, 1, 1, 0]]).bool()
     rows = all_rows(make_layout(is_image, None, [1], 3), torch.device("cpu"))
     key = torch.tensor([1.0, 2, 3, 4, 1, 1]).log()
@@ -91,7 +91,7 @@ def test_received_attention_worked_out(keys_are_there):
     torch.testing.assert_close(received, torch.tensor([[7 / 48, 17 / 64, 5 / 12]]))
 
 
-def test_received_attention_is_the_mean_over_asking_rows():
+def test_received_attention_is_the_mean_over_ranking_rows():
     """Both samples' vision tokens have equal keys, so a row that sees n rows gives each 1/n of its attention: rows
     10 and 11 of sample 0 see 11 and 12, and rows 2 (itself only) and 10 of sample 1, behind padding, 1 and 9."""
     labels = torch.full((2, 12), -100)

@@ -68,8 +68,8 @@ def test_vision_tokens_give_keys_and_values_only():
         layer.get_submodule(module).register_forward_hook(hook)
     with torch.no_grad():
         cache = model(**inputs, use_cache=True).past_key_values
-    asking = rows - 16 * crops
-    assert seen == {"self_attn.q_proj": asking, "self_attn.v_proj": rows, "self_attn.o_proj": asking, "mlp": asking}
+    queries = rows - 16 * crops
+    assert seen == {"self_attn.q_proj": queries, "self_attn.v_proj": rows, "self_attn.o_proj": queries, "mlp": queries}
     assert {layer.get_seq_length() for layer in cache.layers} == {rows}
 
 

@@ -1,4 +1,4 @@
-"""Which rows ask, and the way back, where crops have different numbers of vision tokens; the same through a model."""
+"""Which rows are queries, and the way back, where crops have different numbers of vision tokens; also in a model."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def plan_of(layout):
     return make_text_query_plan(layout, Positions(), "sdpa", torch.zeros(1))
 
 
-def test_text_newlines_and_rows_behind_an_image_ask():
+def test_text_newlines_and_rows_behind_an_image_are_queries():
     text = plan_of(uneven()).text
     assert text.index.tolist() == [[1, 3, 4, 5], [6, 9, 10, 11]]
     assert text.cos[..., 0].tolist() == [[0, 2, 3, 4], [0, 3, 4, 5]]  # positions leave out the padding
@@ -61,7 +61,7 @@ def test_an_absent_vision_token_leaves_the_newline_alone():
     assert back[..., 0].tolist() == [[0, 1, -2, 3, 4, 5], [6, -7, -8, 9, 10, 11]]
 
 
-def test_samples_with_fewer_asking_rows_are_padded_behind():
+def test_samples_with_fewer_query_rows_are_padded_behind():
     """The second sample is text only, five rows of it; its padding slot sees everything, which nobody reads."""
     is_image = torch.tensor([[0, 1, 1, 0, 0, 0, 0], [0] * 7]).bool()
     mask = torch.tensor([[1] * 7, [0, 0, 0, 1, 1, 1, 1]])
