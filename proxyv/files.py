@@ -13,8 +13,6 @@ from proxyv.errors import UserError
 # The root of the repository where the package runs from a checkout; elsewhere a folder without configs/ and eval/.
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-Record = dict[str, Any]  # one line of a JSON lines file
-
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write beside the target and rename, so that a reader never meets half a file."""
@@ -41,7 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_records(path: Path, records: Iterable[Record]) -> None:
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write all lines, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -52,12 +50,12 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def to_line(record: Record) -> str:
+def to_line(record: Mapping[str, Any]) -> str:
     """One sample as one line of JSON."""
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[dict[str, Any]]:
     """All complete lines of a JSONL file; a last line that was torn by a crash is left out.
 
     Raises UserError where the file is missing or a line before the last is damaged.

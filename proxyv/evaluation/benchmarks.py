@@ -34,7 +34,7 @@ class Columns:
 
 
 @dataclass
-class Prompt:
+class PromptTemplate:
     """How a question becomes the user's text: prefix + question + suffix."""
 
     prefix: str = ""
@@ -55,7 +55,7 @@ class Benchmark:
     main: str = MISSING  # the score that stands in tables
     max_new_tokens: int = MISSING
     version: str = "1"  # raised whenever a change here changes scores
-    prompt: Prompt = field(default_factory=Prompt)
+    prompt: PromptTemplate = field(default_factory=PromptTemplate)
     scale: float = 100.0  # tables show main · scale
     group_by: str | None = None  # a kept column; scores are also given for each of its values
 
@@ -102,7 +102,7 @@ class Suite:
 def load_benchmark(name_or_path: str | Path, benchmarks_dir: str | Path | None = None) -> Benchmark:
     """A benchmark by name or path. Raises UserError for an unknown name or a faulty file."""
     path = _find("benchmarks", name_or_path, benchmarks_dir)
-    benchmark = _load(Benchmark, path, {"columns": Columns, "prompt": Prompt})
+    benchmark = _load(Benchmark, path, {"columns": Columns, "prompt": PromptTemplate})
     _check_benchmark(benchmark, path)
     return benchmark
 

@@ -26,7 +26,7 @@ from proxyv.evaluation.vqa_answers import normalize_vqa_answer
 METRICS_VERSION = "1"
 
 MetricFunction = Callable[[str, Sequence[str], Mapping[str, Any]], dict[str, float]]
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2 as fractions of the image's width and height
+RelativeBox = tuple[float, float, float, float]  # x1, y1, x2, y2 as fractions of the image's width and height
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _BOX = re.compile(r"\[" + ",".join([_NUMBER] * 4) + r"\]")
 
 
-def parse_box(text: str) -> Box:
+def parse_box(text: str) -> RelativeBox:
     """The first "[a, b, c, d]" in a text; (0, 0, 0, 0) where there is none."""
     found = _BOX.search(text)
     if found is None:
@@ -187,13 +187,13 @@ def parse_box(text: str) -> Box:
     return (x1, y1, x2, y2)
 
 
-def gold_box(bbox: Sequence[float], image_size: Sequence[int]) -> Box:
+def gold_box(bbox: Sequence[float], image_size: Sequence[int]) -> RelativeBox:
     """(x, y, width, height) in pixels as corners in fractions of the image's (width, height)."""
     (x, y, box_width, box_height), (width, height) = bbox, image_size
     return (x / width, y / height, (x + box_width) / width, (y + box_height) / height)
 
 
-def box_iou(a: Box, b: Box) -> float:
+def box_iou(a: RelativeBox, b: RelativeBox) -> float:
     """Intersection over union of two boxes; 0 where neither has an area."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
@@ -202,7 +202,7 @@ def box_iou(a: Box, b: Box) -> float:
     return intersection / union if union > 0 else 0.0
 
 
-def _area(box: Box) -> float:
+def _area(box: RelativeBox) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 

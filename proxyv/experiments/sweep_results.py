@@ -14,7 +14,7 @@ from proxyv.checkpoints.run_folder import FINISHED, RECIPE, is_finished, stage_n
 from proxyv.config import load_recipe
 from proxyv.files import read_json, write_json
 from proxyv.methods import describe_method, make_method
-from proxyv.report.figures import Figure
+from proxyv.report.means import MeanOverRuns
 from proxyv.report.plots import Panel, Point, plot_scores
 from proxyv.report.runs import SWEEP, protocol, read_sweep
 from proxyv.report.tables import tabulate, to_markdown, write_csv
@@ -113,7 +113,7 @@ def _summary(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             values.setdefault("suite_score", []).append(run["suite"]["score"])
         if run["training"]:
             values.setdefault("training_loss", []).append(run["training"]["loss"])
-    figures = {name: Figure.of(of) for name, of in values.items()}
+    figures = {name: MeanOverRuns.of(of) for name, of in values.items()}
     return {
         name: {"mean": figure.mean, "spread": figure.spread if figure.runs > 1 else None, "seeds": figure.runs}
         for name, figure in figures.items()
@@ -132,8 +132,8 @@ def plot_sweep(results: Mapping[str, Any], path: Path) -> None:
         reduction, score = recipe["profile"].get("decoder_flops_reduction"), recipe["summary"].get("suite_score")
         if reduction is None or score is None:
             continue
-        cost = Figure(100 * (1 - reduction), 0.0, 1)
-        points.append(Point(name, cost, Figure(score["mean"], score["spread"] or 0.0, score["seeds"])))
+        cost = MeanOverRuns(100 * (1 - reduction), 0.0, 1)
+        points.append(Point(name, cost, MeanOverRuns(score["mean"], score["spread"] or 0.0, score["seeds"])))
         names |= {run["suite"]["score_name"]: None for run in recipe["runs"].values() if run["suite"]}
     axis = "decoder FLOPs of the prefill (% of full)"
     plot_scores([Panel(axis, " / ".join(names) or "score", points)], path)

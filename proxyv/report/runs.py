@@ -28,7 +28,7 @@ SWEEP = "sweep.json"
 
 
 @dataclass
-class Run:
+class RunFigures:
     """One run's figures by column. `protocols`: how a score's column was measured, in words."""
 
     folder: Path
@@ -46,10 +46,10 @@ class Run:
         return self.scores | self.suites | self.costs
 
 
-def find_runs(paths: Sequence[str | Path]) -> list[Run]:
+def find_runs(paths: Sequence[str | Path]) -> list[RunFigures]:
     """All runs below the folders, or behind the single files, of `paths`; a sweep's folder stands for its result."""
     files: dict[Path, set[Path]] = {}
-    runs: list[Run] = []
+    runs: list[RunFigures] = []
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; give run folders or result files")
@@ -66,18 +66,18 @@ def find_runs(paths: Sequence[str | Path]) -> list[Run]:
     return runs + [_read_run(folder, sorted(files[folder])) for folder in sorted(files)]
 
 
-def read_sweep(results: Mapping[str, Any]) -> list[Run]:
+def read_sweep(results: Mapping[str, Any]) -> list[RunFigures]:
     """A run for each recipe and seed in the content of a sweep's result file, see experiments/sweep_results.py."""
     runs = []
     for name, recipe in results["recipes"].items():
-        whole = Run(Path(name), name)  # stands alone where the recipe was only counted
+        whole = RunFigures(Path(name), name)  # stands alone where the recipe was only counted
         _read_profile(whole, recipe["profile"])
         saved = _find(recipe["profile"], "total_flops_reduction")
         if saved is not None:
             whole.costs[TOTAL_SAVED] = 100 * saved
         seeds = []
         for seed, result in recipe["runs"].items():
-            run = Run(Path(f"seed {seed}"), name, costs=dict(whole.costs))
+            run = RunFigures(Path(f"seed {seed}"), name, costs=dict(whole.costs))
             for part in result["benchmarks"].values():
                 run.scores[_column(part)] = part["main_score"]
                 run.protocols[_column(part)] = part["protocol"]
@@ -86,7 +86,7 @@ def read_sweep(results: Mapping[str, Any]) -> list[Run]:
             if result["training"]:
                 run.costs[LOSS] = result["training"]["loss"]
             seeds.append(run)
-        seeds += [Run(Path(what), name, failed=message) for what, message in recipe["failed"].items()]
+        seeds += [RunFigures(Path(what), name, failed=message) for what, message in recipe["failed"].items()]
         runs += seeds or [whole]
     return runs
 
@@ -101,8 +101,8 @@ def _holds_results(file: Path, named: bool) -> bool:
     return read_json(file).get("kind") in ("benchmark", "suite")
 
 
-def _read_run(folder: Path, files: Iterable[Path]) -> Run:
-    run = Run(folder, folder.name)
+def _read_run(folder: Path, files: Iterable[Path]) -> RunFigures:
+    run = RunFigures(folder, folder.name)
     recipe_file = folder / "recipe.yaml"
     if recipe_file.is_file():
         run.recipe = read_yaml(recipe_file).get("name") or run.recipe
@@ -117,7 +117,7 @@ def _read_run(folder: Path, files: Iterable[Path]) -> Run:
     return run
 
 
-def _read_scores(run: Run, file: Path, result: Mapping[str, Any]) -> None:
+def _read_scores(run: RunFigures, file: Path, result: Mapping[str, Any]) -> None:
     run.recipe = (result.get("recipe") or {}).get("name") or run.recipe
     if not result.get("complete"):
         run.unfinished.append(file.name)
@@ -149,7 +149,7 @@ def protocol(part: Mapping[str, Any], metrics_version: str | None) -> str:
     )
 
 
-def _read_profile(run: Run, profile: Mapping[str, Any]) -> None:
+def _read_profile(run: RunFigures, profile: Mapping[str, Any]) -> None:
     flops, reduction = _find(profile, "decoder_flops"), _find(profile, "decoder_flops_reduction")
     if flops is not None:
         run.costs[FLOPS] = flops / 1e9
@@ -160,7 +160,7 @@ def _read_profile(run: Run, profile: Mapping[str, Any]) -> None:
         run.costs[FLOPS_PUBLISHED] = published
 
 
-def _read_bench(run: Run, bench: Mapping[str, Any]) -> None:
+def _read_bench(run: RunFigures, bench: Mapping[str, Any]) -> None:
     ratio = _find(bench, "prefill_time_ratio")  # a time on its own is no figure: it changes with the machine's mood
     if ratio is not None:
         run.costs[PREFILL_SAVED] = 100 * (1 - ratio)
