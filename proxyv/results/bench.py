@@ -74,18 +74,23 @@ class CellFigures(CellTimes):
     split_rounds: Rounds  # every split round's parts
 
 
-class CellResult(CellHead, CellFigures, total=False):
+class CellResult(CellHead, CellFigures):
     """A cell in the file. Where `failed` is set the figures are absent."""
 
 
-class RunSettings(TypedDict):
-    """What all cells have in common."""
+class RoundSettings(TypedDict):
+    """What is timed how often."""
 
-    text_tokens: int
     new_tokens: int  # decoded after the prefill
     warmup: int  # rounds thrown away
     repeats: int  # rounds that count
     splits: int  # rounds, of those, with a split prefill
+
+
+class RunSettings(RoundSettings):
+    """What all cells have in common."""
+
+    text_tokens: int
     dtype: str
     weights: str  # "random", or the folder of the trained model
 
@@ -135,8 +140,8 @@ class RecipeBench(ComparedFigures, RunSettings, EnvironmentRecord):
     device: str  # its name
 
 
-class FlatBench(RecipeBench, total=False):
-    """`bench.json` of a run folder: one recipe at one setting and, with a baseline, the ratios to it."""
+class FlatRatios(TypedDict, total=False):
+    """One recipe's times against a baseline's; empty without one."""
 
     compare: str  # the baseline's label
     compared: ComparedFigures
@@ -144,3 +149,7 @@ class FlatBench(RecipeBench, total=False):
     decode_time_ratio: RatioInterval
     end_to_end_time_ratio: RatioInterval
     prefill_time_reduction: float  # a fraction: 1 - the median ratio
+
+
+class FlatBench(RecipeBench, FlatRatios):
+    """`bench.json` of a run folder: one recipe at one setting and, with a baseline, the ratios to it."""

@@ -61,10 +61,14 @@ class RecipeProfile(PrefillFigures, EnvironmentRecord):
     added_parameters: int  # against the same recipe as `full`
 
 
-class Profile(RecipeProfile, total=False):
-    """One recipe's costs and, where a baseline was given, the reductions against it."""
+class Reductions(TypedDict, total=False):
+    """What a recipe saves against a baseline; empty without one."""
 
     compare: str  # the baseline's name
     decoder_flops_reduction: float  # a fraction: 0.4 where 40 % are saved
     total_flops_reduction: float
     compared: PrefillFigures  # the baseline's own figures
+
+
+class Profile(RecipeProfile, Reductions):
+    """One recipe's costs and, where a baseline was given, the reductions against it."""
