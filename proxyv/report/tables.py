@@ -66,9 +66,9 @@ def _notes(runs: Sequence[RunFigures]) -> list[str]:
     """How each score was measured, and what would make a comparison unfair."""
     notes = []
     for column in _ordered(run.protocols for run in runs):
-        told = _ordered({run.protocols[column]: None} for run in runs if column in run.protocols)
-        warning = "runs differ, their scores are not comparable: " if len(told) > 1 else ""
-        notes.append(f"{column}: {warning}{' / '.join(told)}.")
+        protocols = _ordered({run.protocols[column]: None} for run in runs if column in run.protocols)
+        warning = "runs differ, their scores are not comparable: " if len(protocols) > 1 else ""
+        notes.append(f"{column}: {warning}{' / '.join(protocols)}.")
     notes += [f"{run.folder.name}: {name} is unfinished and left out." for run in runs for name in run.unfinished]
     notes += [f"{run.recipe}, {run.folder}: failed: {run.failed}" for run in runs if run.failed]
     return notes
