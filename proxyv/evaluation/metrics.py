@@ -18,8 +18,7 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from proxyv.config import suggest
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.evaluation.vqa_answers import normalize_vqa_answer
 
 # Raised whenever a definition below changes a score; recorded with every result.

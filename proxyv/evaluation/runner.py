@@ -20,7 +20,6 @@ import torch
 from tqdm import tqdm
 from transformers import set_seed
 
-from proxyv.config import first_difference
 from proxyv.environment import describe_model, environment
 from proxyv.errors import UserError
 from proxyv.evaluation.answers import Answer, chat_prompt, generate_answers
@@ -30,6 +29,7 @@ from proxyv.evaluation.samples import BenchmarkSample, BenchmarkSamples
 from proxyv.evaluation.scoring import summarize, summarize_suite, table_fields, with_scores
 from proxyv.files import read_json, read_records, to_line, write_json, write_records
 from proxyv.results.scores import AnswerRecord, BenchmarkIdentity, BenchmarkResult, Effort, SuiteResult
+from proxyv.schema import first_difference
 
 
 def evaluate(

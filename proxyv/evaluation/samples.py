@@ -10,9 +10,8 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from proxyv.config import suggest
 from proxyv.data.images import BadImageError, open_image
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.evaluation.benchmarks import Benchmark
 
 

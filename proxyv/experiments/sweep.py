@@ -24,8 +24,8 @@ from tqdm import tqdm
 from proxyv import processes
 from proxyv.checkpoints.load import load_for_evaluation
 from proxyv.checkpoints.run_folder import RECIPE, recipe_change
-from proxyv.config import Recipe, load_recipe, save_recipe, suggest
-from proxyv.errors import UserError
+from proxyv.config import Recipe, load_recipe, save_recipe
+from proxyv.errors import UserError, suggest
 from proxyv.evaluation import evaluate_suite
 from proxyv.experiments.shared_stages import own_recipe, shared_recipe
 from proxyv.experiments.sweep_results import SHARED, collect, seed_folder, write_results

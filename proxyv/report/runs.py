@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from proxyv.config import read_yaml
 from proxyv.errors import UserError
 from proxyv.files import read_json
 from proxyv.report.published import published_figure
@@ -25,6 +24,7 @@ from proxyv.results.bench import FlatBench
 from proxyv.results.profile import Profile
 from proxyv.results.scores import BenchmarkResult, SuitePart, SuiteResult
 from proxyv.results.sweep import SweepProfile, SweepResult, SweepSuite
+from proxyv.schema import read_yaml
 
 FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED = "decoder GFLOPs", "FLOPs reduction %", "published FLOPs reduction %"
 TOTAL_SAVED, PREFILL_SAVED, LOSS = "total FLOPs reduction %", "prefill time reduction %", "final training loss"
