@@ -1,4 +1,4 @@
-"""Recipes: what a recipe holds (dataclasses) and how its YAML files become one (strict, composed, overridable).
+"""Recipes: what a recipe holds (dataclasses), and how its YAML files and overrides are composed into one.
 
 A recipe file names `parts` (other files, relative to itself) that are merged in order, then its own fields on
 top, then the command line's `--a.b value`. Whatever is not a field of the dataclasses below is an error.
@@ -164,10 +164,7 @@ def _read_with_parts(path: Path, parents: tuple[Path, ...]) -> DictConfig:
     own = read_yaml(path)
     merged = OmegaConf.create({})
     for part in own.pop("parts", []):
-        try:
-            merged = _merge(merged, _read_with_parts(path.parent / part, (*parents, path.resolve())))
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: part '{part}' does not exist; fix the path under 'parts'") from error
+        merged = _merge(merged, _read_with_parts(path.parent / part, (*parents, path.resolve())))
     return _merge(merged, own)
 
 
