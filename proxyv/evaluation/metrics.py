@@ -84,7 +84,7 @@ def anls(prediction: str, references: Sequence[str], row: Mapping[str, Any]) -> 
 
 @metric()
 def exact_match(prediction: str, references: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
-    """1 where the answer equals a reference, upper and lower case and the amount of blanks aside."""
+    """1 where the answer equals a reference; case and the number of blanks do not count."""
     return {"exact_match": float(any(_plain(prediction) == _plain(reference) for reference in references))}
 
 
@@ -93,7 +93,7 @@ def relaxed_accuracy(prediction: str, references: Sequence[str], row: Mapping[st
     """ChartQA's measure (Masry et al. 2022, arXiv:2203.10244): numbers within 5 %, other answers equal.
 
     A percentage counts as its fraction. Where one side is no number or the reference is zero, the texts must
-    be equal, case aside. The best reference counts.
+    be equal but for case. The best reference counts.
     """
     return {"relaxed_accuracy": float(any(_relaxed_match(prediction, r) for r in references))}
 
@@ -127,7 +127,9 @@ def containment(prediction: str, references: Sequence[str], row: Mapping[str, An
 
 @metric()
 def bleu(prediction: str, references: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
-    """BLEU-4 of one text (Papineni et al. 2002), uniform weights, whitespace tokens, by NLTK, not smoothed.
+    """BLEU-4 of one text (Papineni et al. 2002, aclanthology.org/P02-1040), by NLTK, not smoothed.
+
+    Uniform weights; tokens are what blanks separate.
 
     Two cases NLTK leaves to the caller: texts too short for 4-grams use n-grams up to the longest reference's
     length, so that a perfect short answer scores 1; where some n-gram order has no match at all the score is 0
@@ -158,7 +160,10 @@ _ACCURACIES = tuple(f"acc@{threshold}" for threshold in IOU_THRESHOLDS)
 
 @metric("iou", *_ACCURACIES, "center_acc", needs=("bbox", "image_size"), uses_references=False)
 def grounding(prediction: str, references: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
-    """RefCOCO's measures as lmms-eval takes them: IoU, the share with IoU of at least t, the centre inside.
+    """RefCOCO's measures (Kazemzadeh et al. 2014; Yu et al. 2016, arXiv:1608.00272) as lmms-eval computes them.
+
+    `iou`: intersection over union with the gold box; `acc@t`: 1 where it is at least t; `center_acc`: 1 where the
+    answer's centre lies in the gold box.
 
     `row["bbox"]` is the gold region (x, y, width, height) in pixels, `row["image_size"]` (width, height) in
     pixels; the answer's box is in fractions of the image. An answer without a box counts as [0, 0, 0, 0].

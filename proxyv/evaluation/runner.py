@@ -56,7 +56,7 @@ def evaluate(
         data_root: the folder that the benchmark's `data` is relative to.
         batch_size: samples generated at once; recorded, since rounding may differ between sizes.
         limit: only the first samples.
-        resume: go on after the answers found in `output_dir`; without it they are overwritten.
+        resume: continue after the answers found in `output_dir`; without it they are overwritten.
         seed: set before the first batch and recorded.
         recipe: recorded as it is.
         benchmarks_dir: where benchmarks are looked up by name.
@@ -75,7 +75,7 @@ def evaluate(
     if len(records) < run.total:
         sizes = sorted({*effort["batch_sizes"], batch_size})
         effort = {**effort, "batch_size": batch_size, "batch_sizes": sizes, "resumed_after": len(records)}
-    write_records(run.records_path, records)  # before the new identity, which must never stand beside old answers
+    write_records(run.records_path, records)  # before the new identity, which must never lie beside old answers
     write_json(run.result_path, {**identity, **effort, "complete": False})
     set_seed(seed)
     start = time.perf_counter()
@@ -106,7 +106,7 @@ def evaluate_suite(
 ) -> SuiteResult:
     """Evaluate on every benchmark of a suite; returns what is written to `<output_dir>/suite-<name>.json`.
 
-    Arguments and errors are those of `evaluate`. All data files are opened before the first answer is made.
+    Arguments and errors (UserError) are those of `evaluate`. All data files are opened before the first answer is made.
     """
     if not isinstance(suite, Suite):
         if benchmarks_dir is None and str(suite).endswith(".yaml"):
@@ -154,24 +154,29 @@ class _Evaluation:
 
     @property
     def total(self) -> int:
+        """Samples to answer."""
         return min(len(self.samples), self.limit or len(self.samples))
 
     @property
     def records_path(self) -> Path:
+        """The file of answers, one line each."""
         return self.output_dir / f"{self.benchmark.name}.jsonl"
 
     @property
     def result_path(self) -> Path:
+        """The file of scores."""
         return self.output_dir / f"{self.benchmark.name}.json"
 
     def prompt(self, sample: BenchmarkSample) -> str:
+        """The text that is sent for a sample, chat template included."""
         return chat_prompt(self.processor, self.benchmark.user_text(sample.question))
 
     def read_answers(self) -> list[AnswerRecord]:
+        """The answers on disk."""
         return cast("list[AnswerRecord]", read_records(self.records_path))
 
     def identity(self, model: Any, seed: int, recipe: Mapping[str, Any] | None) -> BenchmarkIdentity:
-        """What a result says about how it was measured, ready for JSON."""
+        """What the result file says about how it was measured."""
         benchmark = self.benchmark
         identity: BenchmarkIdentity = {
             "kind": "benchmark",

@@ -27,7 +27,7 @@ class BenchmarkSample:
 
 
 class BenchmarkSamples:
-    """The samples of a benchmark in file order; images are opened one by one, when asked for.
+    """The samples of a benchmark in file order; an image is opened when it is used.
 
     Raises UserError where the file or a column is missing, naming benchmark, path and remedy.
     """
@@ -45,6 +45,7 @@ class BenchmarkSamples:
         return len(self._places)
 
     def __getitem__(self, index: int) -> BenchmarkSample:
+        """Sample `index`. Raises UserError where it has no answer to compare with."""
         row_number, part = self._places[index]
         columns, row = self.benchmark.columns, self._texts[row_number]
         question = row[columns.question]

@@ -125,6 +125,8 @@ def evaluate_run(recipe: Recipe, run: Path, *, batch_size: int, device: str | No
     """Evaluate the model of a run folder on the recipe's suite into its eval/, keeping the answers that are there.
 
     A training-free recipe's model is that of `start_from`, with the recipe's method switched on.
+
+    Raises UserError for a recipe without suite, and for a training-free one whose method has weights to train.
     """
     if recipe.suite is None:
         raise UserError(f"{recipe.name}: suite: the recipe names none; give it one")
@@ -160,7 +162,10 @@ class _Sweep:
     failed: dict[str, dict[str, str]] = field(default_factory=dict)  # recipe → what → message
 
     def open(self) -> None:
-        """Make the recipes' folders, or check that they hold the same recipes. Nothing is made where one differs."""
+        """Make the recipes' folders, or check that they hold the same recipes.
+
+        Raises UserError where one holds another recipe; then nothing is made.
+        """
         processes.connect()
         folders = {self.output / recipe.name: recipe for recipe in map(self._without_shared, self.recipes)}
         for folder, recipe in folders.items():

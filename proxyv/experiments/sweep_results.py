@@ -108,7 +108,7 @@ def _suite(run: Path) -> SuiteResult | None:
 
 
 def _run(training: TrainingSummary | None, suite: SuiteResult | None) -> SweepRun:
-    """What sweep.json holds of one seed; the environment stands once for all seeds."""
+    """What sweep.json holds of one seed; environments are listed once for all seeds."""
     run: SweepRun = {"training": None, "suite": None, "benchmarks": {}}
     if training is not None:
         run["training"] = {"loss": training["loss"], "steps": training["steps"], "stages": training["stages"]}

@@ -9,9 +9,8 @@ from typing import Any
 
 from proxyv.report.means import MeanOverRuns
 
-# Where a label may stand beside its point (points of type; right and left of it, above and below), best first.
+# Where a label may lie beside its point (points of type; right and left of it, above and below), best first.
 _OFFSETS = [(8, 6), (8, -14), (-8, 6), (-8, -14), (0, 14), (0, -22), (8, 22), (8, -30), (-8, 22), (-8, -30)]
-
 
 SCORE_SPAN = 10.0  # points that the score axis shows at the least
 
@@ -47,7 +46,7 @@ def plot_scores(panels: Sequence[Panel], path: Path) -> None:
     axes = canvas.subplots(1, len(panels), squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         _draw(axis, panel, styles)
-    canvas.canvas.draw()  # the layout must stand before labels can be placed
+    canvas.canvas.draw()  # labels can be placed only in a finished layout
     for axis, panel in zip(axes, panels, strict=True):
         _label(axis, panel.points, styles)
     canvas.savefig(path)

@@ -117,7 +117,7 @@ def _one_line(error: Exception) -> str:
 @contextmanager
 def _failing(cell: Cell) -> Iterator[None]:
     """Note on a cell why it cannot run, where the other cells may: a combination that is not supported, not enough
-    memory, a kernel that refuses. What only a mistake in a program raises goes on."""
+    memory, a kernel that refuses. Errors that only a mistake in a program raises are not caught."""
     try:
         yield
     except UserError as error:

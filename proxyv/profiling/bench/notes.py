@@ -74,5 +74,5 @@ def median_text(figure: MedianAndIqr) -> str:
 
 
 def significant(value: float) -> str:
-    """Three digits, or as many as stand before the point."""
+    """Three digits, or as many as there are before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
