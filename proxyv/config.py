@@ -1,4 +1,4 @@
-"""Recipes: what a recipe holds (dataclasses) and how its YAML files become one (strict, composed, overridable).
+"""Recipes: what a recipe holds (dataclasses), and how its YAML files and overrides are composed into one.
 
 A recipe file names `parts` (other files, relative to itself) that are merged in order, then its own fields on
 top, then the command line's `--a.b value`. Whatever is not a field of the dataclasses below is an error.
@@ -7,17 +7,18 @@ top, then the command line's `--a.b value`. Whatever is not a field of the datac
 from __future__ import annotations
 
 import copy
-import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from proxyv.errors import UserError
+from proxyv.errors import suggest as suggest  # importable from here too
+from proxyv.schema import first_difference as first_difference
+from proxyv.schema import from_mapping as from_mapping
+from proxyv.schema import read_yaml as read_yaml
 
 
 @dataclass
@@ -156,51 +157,6 @@ def save_recipe(recipe: Recipe, path: str | Path) -> None:
     Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)), encoding="utf-8")
 
 
-def from_mapping(schema: type, values: Mapping[str, Any] | DictConfig, source: str) -> Any:
-    """Make a `schema` dataclass from a mapping; `source` names the file in errors.
-
-    Raises UserError for unknown keys (with the nearest known one) and for values of the wrong type.
-    """
-    plain = OmegaConf.to_container(OmegaConf.create(cast(DictConfig, values)), resolve=False)
-    check_keys(schema, cast("dict[str, Any]", plain), source)
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "?"
-        raise UserError(f"{source}: field '{key}': {str(error).splitlines()[0]}") from error
-
-
-def check_keys(schema: type, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
-    """Raise UserError for the first key of `values`, at any depth, that `schema` does not have, naming the nearest."""
-    hints = get_type_hints(schema)
-    for key, value in values.items():
-        if key not in hints:
-            raise UserError(f"{source}: unknown key '{prefix}{key}'{suggest(str(key), hints)}")
-        inner = next((t for t in (hints[key], *get_args(hints[key])) if dataclasses.is_dataclass(t)), None)
-        if inner is None or not isinstance(value, Mapping):
-            continue
-        is_map = get_origin(hints[key]) is dict
-        below = {f"{prefix}{key}.{name}.": v for name, v in value.items()} if is_map else {f"{prefix}{key}.": value}
-        for path, fields in below.items():
-            if isinstance(fields, Mapping):
-                check_keys(cast(type, inner), fields, source, path)
-
-
-def suggest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    """The end of an error message: the nearest known word, or all of them."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else f"; known are {', '.join(sorted(known))}"
-
-
-def first_difference(one: Any, other: Any, field: str = "") -> tuple[str, Any, Any] | None:
-    """The first field, at any depth, in which two mappings differ, and its two values; None where they are equal."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        below = f"{field}." if field else ""
-        parts = (first_difference(one.get(k), other.get(k), f"{below}{k}") for k in sorted({*one, *other}))
-        return next((part for part in parts if part), None)
-    return None if one == other else (field, one, other)
-
-
 def _read_with_parts(path: Path, parents: tuple[Path, ...]) -> DictConfig:
     """The file with all its parts merged below it; parts of parts included."""
     if path.resolve() in parents:
@@ -208,25 +164,8 @@ def _read_with_parts(path: Path, parents: tuple[Path, ...]) -> DictConfig:
     own = read_yaml(path)
     merged = OmegaConf.create({})
     for part in own.pop("parts", []):
-        try:
-            merged = _merge(merged, _read_with_parts(path.parent / part, (*parents, path.resolve())))
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: part '{part}' does not exist; fix the path under 'parts'") from error
+        merged = _merge(merged, _read_with_parts(path.parent / part, (*parents, path.resolve())))
     return _merge(merged, own)
-
-
-def read_yaml(path: str | Path) -> DictConfig:
-    """Read one YAML mapping. Raises UserError where the file is missing or is no mapping."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the path of a YAML file")
-    try:
-        loaded = OmegaConf.load(path)
-    except Exception as error:  # the YAML library has several error classes, none of them public
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, DictConfig):
-        raise UserError(f"{path}: must hold a mapping of fields, found a {type(loaded).__name__}")
-    return loaded
 
 
 def _parse_override(override: str) -> DictConfig:

@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 
+from proxyv import __version__
 from proxyv.files import CHECKOUT
+from proxyv.results.origin import EnvironmentRecord, ModelRecord
 
 PACKAGES = ("proxyv", "torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "flash-attn")
 
 
-def environment() -> dict[str, Any]:
-    """Versions (null where a package is absent), git commit, Python, platform and devices, ready for JSON."""
+def environment() -> EnvironmentRecord:
+    """Versions, git commit, Python, platform and devices, ready for JSON."""
     return {
         "versions": {name: package_version(name) for name in PACKAGES},
         "git_commit": git_commit(),
@@ -34,15 +36,11 @@ def environment() -> dict[str, Any]:
 
 
 def package_version(name: str) -> str | None:
-    """The version of an installed package; for proxyv also of a checkout that was never installed."""
+    """The version of an installed package, None where it is absent; proxyv itself need not be installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        if name != "proxyv":
-            return None
-        import proxyv
-
-        return getattr(proxyv, "__version__", None)
+        return __version__ if name == "proxyv" else None
 
 
 def git_commit() -> str | None:
@@ -63,10 +61,10 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def describe_model(model: Any) -> dict[str, Any]:
+def describe_model(model: Any) -> ModelRecord:
     """Where a Hugging Face model came from and how it runs: path, class, attention, dtype, device, fingerprint.
 
-    A field is null where the object does not tell.
+    A field is null where the object does not say.
     """
     config = getattr(model, "config", None)
     device = getattr(model, "device", None)
@@ -97,8 +95,8 @@ def device_name(device: torch.device | str) -> str:
 def weights_fingerprint(model: Any, samples: int = 64) -> str | None:
     """A short checksum of the parameters' names, shapes and `samples` evenly spaced values of each.
 
-    Tells trained weights from others of the same name without reading all of them; None for an object that is
-    no torch module.
+    Trained weights differ in it from others of the same name, without all of them being read. None for an object that
+    is no torch module.
     """
     if not isinstance(model, torch.nn.Module):
         return None

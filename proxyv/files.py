@@ -13,19 +13,10 @@ from proxyv.errors import UserError
 # The root of the repository where the package runs from a checkout; elsewhere a folder without configs/ and eval/.
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-Record = dict[str, Any]  # one line of a JSON lines file
-
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write beside the target and rename, so that a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    try:
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a JSON file, whole or not at all."""
+    _write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -41,23 +32,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write all lines, whole or not at all."""
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of JSON lines, whole or not at all."""
+    _write_whole(path, "".join(to_line(record) for record in records))
+
+
+def to_line(record: Mapping[str, Any]) -> str:
+    """A record as one line of JSON."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write beside the target and rename, so that a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text("".join(to_line(record) for record in records), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def to_line(record: Record) -> str:
-    """One sample as one line of JSON."""
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[dict[str, Any]]:
     """All complete lines of a JSONL file; a last line that was torn by a crash is left out.
 
     Raises UserError where the file is missing or a line before the last is damaged.

@@ -8,7 +8,7 @@ import pytest
 
 from proxyv.environment import environment
 from proxyv.files import CHECKOUT
-from proxyv.report.markdown import replace_table
+from proxyv.report.markdown import replace_table, table_lines
 
 RESULT = CHECKOUT / "eval" / "results" / "support.json"
 WORDS = {"passed": "pass", "failed": "**fails**", "skipped": "needs a GPU", "refused": "refused"}
@@ -31,9 +31,8 @@ class Outcomes:
 def to_table(title, rows):
     """One row a family and variant, or a method; one column a back-end."""
     back_ends = list(dict.fromkeys(back_end for row in rows.values() for back_end in row))
-    lines = [f"| {title} | {' | '.join(back_ends)} |", "| --- |" + " --- |" * len(back_ends)]
-    lines += [f"| {name} | {' | '.join(WORDS[row[b]] for b in back_ends)} |" for name, row in rows.items()]
-    return "\n".join(lines) + "\n"
+    cells = [[name, *(WORDS[row[back_end]] for back_end in back_ends)] for name, row in rows.items()]
+    return "\n".join(table_lines([title, *back_ends], cells, text_columns=len(back_ends) + 1)) + "\n"
 
 
 def update(document, cases):

@@ -10,13 +10,14 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from proxyv.environment import environment, package_version
+from proxyv.results.origin import EnvironmentRecord
 
 
 @dataclass
 class Diagnosis:
     """The environment record, faults that must be fixed, and hints."""
 
-    environment: dict[str, Any]
+    environment: EnvironmentRecord
     faults: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
 

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from proxyv.files import write_json
+from proxyv.results.scores import SuiteResult
 
 
-def show(figures: dict[str, Any], as_json: bool, lines: Sequence[str]) -> None:
+def show(figures: Mapping[str, object], as_json: bool, lines: Sequence[str]) -> None:
     """Print figures as JSON, or else these lines."""
     print(json.dumps(figures, indent=1) if as_json else "\n".join(lines))
 
 
-def write(path: str | None, figures: dict[str, Any]) -> None:
+def write(path: str | None, figures: Mapping[str, object]) -> None:
     """Write figures as JSON where a path is given."""
     if path is not None:
         write_json(Path(path), figures)
 
 
-def flat_lines(figures: dict[str, Any], prefix: str = "") -> list[str]:
+def flat_lines(figures: Mapping[str, object], prefix: str = "") -> list[str]:
     """One "name: value" line for each figure, large counts with thousands separators."""
     lines = []
     for name, value in figures.items():
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             lines += flat_lines(value, f"{prefix}{name}.")
         else:
             shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
@@ -33,7 +33,7 @@ def flat_lines(figures: dict[str, Any], prefix: str = "") -> list[str]:
     return lines
 
 
-def suite_lines(result: dict[str, Any]) -> list[str]:
+def suite_lines(result: SuiteResult) -> list[str]:
     """One line a benchmark, then the suite's own score."""
     lines = [
         f"{name}: {of['main']} {of['main_score']:.2f} ({of['num_samples']} samples)"

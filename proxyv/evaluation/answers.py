@@ -34,7 +34,7 @@ def chat_prompt(processor: Any, text: str) -> str:
 
 
 def answer(model: Any, processor: Any, question: str, images: Sequence[Image.Image], max_new_tokens: int) -> str:
-    """The greedy answer to one question about some images, which stand in front where it has no `<image>` mark."""
+    """The greedy answer to one question about some images, which come first where it has no `<image>` mark."""
     if IMAGE_TOKEN not in question:
         question = f"{IMAGE_TOKEN}\n" * len(images) + question
     messages = [{"role": "user", "content": question}]
@@ -49,7 +49,11 @@ def answer(model: Any, processor: Any, question: str, images: Sequence[Image.Ima
 def generate_answers(
     model: Any, processor: Any, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int
 ) -> list[Answer]:
-    """Answer a batch greedily, one image a prompt. Outer blanks of the answers are cut.
+    """Answer a batch greedily, one image for each prompt. Blanks around the answers are cut off.
+
+    Args:
+        prompts: texts in the chat template, ready for the answer, each with one image mark.
+        max_new_tokens: tokens at most, the end token included.
 
     Raises UserError where the processor pads on the right: the answers would continue the padding.
     """
@@ -80,7 +84,7 @@ def _end_tokens(model: Any) -> set[int]:
 
 
 def _to_model(value: Any, model: Any) -> Any:
-    """Tensors to the model's device, those of floats also to its dtype; lists and mappings all through."""
+    """Tensors on the model's device, those of floats also in its dtype; inside lists and mappings too."""
     if isinstance(value, torch.Tensor):
         dtype = getattr(model, "dtype", None) if value.is_floating_point() else None
         return value.to(device=getattr(model, "device", None), dtype=dtype)

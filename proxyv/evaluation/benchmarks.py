@@ -7,19 +7,19 @@ Unknown keys, metrics and scores are errors that name the file and the nearest k
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
-from proxyv.config import check_keys, from_mapping, read_yaml, suggest
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.evaluation.metrics import METRICS, Metric, get_metric
 from proxyv.files import CHECKOUT
+from proxyv.schema import load_dataclass
 
-Schema = TypeVar("Schema", "Benchmark", "Suite")
+NamedFile = TypeVar("NamedFile", "Benchmark", "Suite")
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Columns:
 
 
 @dataclass
-class Prompt:
+class PromptTemplate:
     """How a question becomes the user's text: prefix + question + suffix."""
 
     prefix: str = ""
@@ -52,10 +52,10 @@ class Benchmark:
     split: str = MISSING  # in words, recorded with the result
     columns: Columns = MISSING
     metrics: list[str] = MISSING  # names of proxyv/evaluation/metrics.py
-    main: str = MISSING  # the score that stands in tables
+    main: str = MISSING  # the score that tables show
     max_new_tokens: int = MISSING
     version: str = "1"  # raised whenever a change here changes scores
-    prompt: Prompt = field(default_factory=Prompt)
+    prompt: PromptTemplate = field(default_factory=PromptTemplate)
     scale: float = 100.0  # tables show main · scale
     group_by: str | None = None  # a kept column; scores are also given for each of its values
 
@@ -70,7 +70,7 @@ class Benchmark:
         return [score for metric in self.used_metrics for score in metric.scores]
 
     def user_text(self, question: str) -> str:
-        """The text that stands after the image in the user's turn."""
+        """The text after the image in the user's turn."""
         question = question.capitalize() if self.prompt.capitalize else question
         return f"{self.prompt.prefix}{question}{self.prompt.suffix}"
 
@@ -102,7 +102,7 @@ class Suite:
 def load_benchmark(name_or_path: str | Path, benchmarks_dir: str | Path | None = None) -> Benchmark:
     """A benchmark by name or path. Raises UserError for an unknown name or a faulty file."""
     path = _find("benchmarks", name_or_path, benchmarks_dir)
-    benchmark = _load(Benchmark, path, {"columns": Columns, "prompt": Prompt})
+    benchmark = _load(Benchmark, path)
     _check_benchmark(benchmark, path)
     return benchmark
 
@@ -110,7 +110,7 @@ def load_benchmark(name_or_path: str | Path, benchmarks_dir: str | Path | None =
 def load_suite(name_or_path: str | Path, benchmarks_dir: str | Path | None = None) -> Suite:
     """A suite by name or path, its benchmarks checked as well. Raises UserError as `load_benchmark` does."""
     path = _find("suites", name_or_path, benchmarks_dir)
-    suite = _load(Suite, path, {})
+    suite = _load(Suite, path)
     benchmarks = {name: load_benchmark(name, benchmarks_dir or path.parent) for name in suite.benchmarks}
     for name, benchmark in benchmarks.items():
         if benchmark.name != name:
@@ -155,28 +155,14 @@ def _find(kind: str, name_or_path: str | Path, benchmarks_dir: str | Path | None
     raise UserError(f"unknown {kind.removesuffix('s')} '{name_or_path}'{suggest(str(name_or_path), known)}")
 
 
-def _load(schema: type[Schema], path: Path, nested: dict[str, type]) -> Schema:
-    """Read a YAML file into a dataclass; unknown keys, missing fields and wrong types are errors."""
-    values = read_yaml(path)
-    sections: list[tuple[type, Any, str]] = [(schema, values, "")]
-    sections += [(part, values.get(key), f"{key}.") for key, part in nested.items()]
-    sections += [(Term, term, f"terms[{index}].") for index, term in enumerate(values.get("terms") or [])]
-    for part, section, prefix in sections:
-        if OmegaConf.is_dict(section):
-            check_keys(part, section, str(path), prefix)
-            _require_fields(part, section, path, prefix)
-    loaded: Schema = from_mapping(schema, values, str(path))
+def _load(schema: type[NamedFile], path: Path) -> NamedFile:
+    """Read a YAML file strictly; its `name` must be that of the file."""
+    loaded = load_dataclass(schema, path)
     if loaded.name != path.stem:
         raise UserError(f"{path}: field 'name' is '{loaded.name}'; it must equal the file's name")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", loaded.name):
         raise UserError(f"{path}: field 'name': use letters, digits, '_', '-' and '.' only")
     return loaded
-
-
-def _require_fields(schema: type, values: Mapping[str, Any], path: Path, prefix: str) -> None:
-    for known in fields(schema):
-        if known.default == MISSING and known.name not in values:
-            raise UserError(f"{path}: field '{prefix}{known.name}' is missing; add it")
 
 
 def _check_benchmark(benchmark: Benchmark, path: Path) -> None:

@@ -18,15 +18,14 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from proxyv.config import suggest
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.evaluation.vqa_answers import normalize_vqa_answer
 
 # Raised whenever a definition below changes a score; recorded with every result.
 METRICS_VERSION = "1"
 
 MetricFunction = Callable[[str, Sequence[str], Mapping[str, Any]], dict[str, float]]
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2 as fractions of the image's width and height
+RelativeBox = tuple[float, float, float, float]  # x1, y1, x2, y2 as fractions of the image's width and height
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def anls(prediction: str, references: Sequence[str], row: Mapping[str, Any]) -> 
 
 @metric()
 def exact_match(prediction: str, references: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
-    """1 where the answer equals a reference, upper and lower case and the amount of blanks aside."""
+    """1 where the answer equals a reference; case and the number of blanks do not count."""
     return {"exact_match": float(any(_plain(prediction) == _plain(reference) for reference in references))}
 
 
@@ -94,7 +93,7 @@ def relaxed_accuracy(prediction: str, references: Sequence[str], row: Mapping[st
     """ChartQA's measure (Masry et al. 2022, arXiv:2203.10244): numbers within 5 %, other answers equal.
 
     A percentage counts as its fraction. Where one side is no number or the reference is zero, the texts must
-    be equal, case aside. The best reference counts.
+    be equal but for case. The best reference counts.
     """
     return {"relaxed_accuracy": float(any(_relaxed_match(prediction, r) for r in references))}
 
@@ -128,7 +127,9 @@ def containment(prediction: str, references: Sequence[str], row: Mapping[str, An
 
 @metric()
 def bleu(prediction: str, references: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
-    """BLEU-4 of one text (Papineni et al. 2002), uniform weights, whitespace tokens, by NLTK, not smoothed.
+    """BLEU-4 of one text (Papineni et al. 2002, aclanthology.org/P02-1040), by NLTK, not smoothed.
+
+    Uniform weights; tokens are what blanks separate.
 
     Two cases NLTK leaves to the caller: texts too short for 4-grams use n-grams up to the longest reference's
     length, so that a perfect short answer scores 1; where some n-gram order has no match at all the score is 0
@@ -159,7 +160,10 @@ _ACCURACIES = tuple(f"acc@{threshold}" for threshold in IOU_THRESHOLDS)
 
 @metric("iou", *_ACCURACIES, "center_acc", needs=("bbox", "image_size"), uses_references=False)
 def grounding(prediction: str, references: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
-    """RefCOCO's measures as lmms-eval takes them: IoU, the share with IoU of at least t, the centre inside.
+    """RefCOCO's measures (Kazemzadeh et al. 2014; Yu et al. 2016, arXiv:1608.00272) as lmms-eval computes them.
+
+    `iou`: intersection over union with the gold box; `acc@t`: 1 where it is at least t; `center_acc`: 1 where the
+    answer's centre lies in the gold box.
 
     `row["bbox"]` is the gold region (x, y, width, height) in pixels, `row["image_size"]` (width, height) in
     pixels; the answer's box is in fractions of the image. An answer without a box counts as [0, 0, 0, 0].
@@ -178,7 +182,7 @@ _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _BOX = re.compile(r"\[" + ",".join([_NUMBER] * 4) + r"\]")
 
 
-def parse_box(text: str) -> Box:
+def parse_box(text: str) -> RelativeBox:
     """The first "[a, b, c, d]" in a text; (0, 0, 0, 0) where there is none."""
     found = _BOX.search(text)
     if found is None:
@@ -187,13 +191,13 @@ def parse_box(text: str) -> Box:
     return (x1, y1, x2, y2)
 
 
-def gold_box(bbox: Sequence[float], image_size: Sequence[int]) -> Box:
+def gold_box(bbox: Sequence[float], image_size: Sequence[int]) -> RelativeBox:
     """(x, y, width, height) in pixels as corners in fractions of the image's (width, height)."""
     (x, y, box_width, box_height), (width, height) = bbox, image_size
     return (x / width, y / height, (x + box_width) / width, (y + box_height) / height)
 
 
-def box_iou(a: Box, b: Box) -> float:
+def box_iou(a: RelativeBox, b: RelativeBox) -> float:
     """Intersection over union of two boxes; 0 where neither has an area."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
@@ -202,7 +206,7 @@ def box_iou(a: Box, b: Box) -> float:
     return intersection / union if union > 0 else 0.0
 
 
-def _area(box: Box) -> float:
+def _area(box: RelativeBox) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 

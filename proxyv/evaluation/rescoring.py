@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import Benchmark, load_benchmark, load_suite
 from proxyv.evaluation.scoring import rescore, summarize_suite, table_fields
 from proxyv.files import read_json, read_records, write_json
+from proxyv.results.scores import BenchmarkResult, SuiteResult
 
 # What scoring reads of a line of answers.
 ANSWER_FIELDS = {"prediction": str, "references": list, "row": dict, "new_tokens": int, "finished": bool}
@@ -101,7 +102,7 @@ def _read_kind(path: Path, kind: str, fields: tuple[str, ...]) -> dict[str, Any]
 def _score(stored: StoredResult) -> dict[str, Any]:
     """What is new in the result."""
     try:
-        return rescore(stored.answers, stored.benchmark) | table_fields(stored.benchmark)
+        return {**rescore(stored.answers, stored.benchmark), **table_fields(stored.benchmark)}
     except KeyError as error:
         name = stored.benchmark.name
         raise UserError(f"{stored.answers}: column {error} was not kept; evaluate {name} again") from error
@@ -109,7 +110,7 @@ def _score(stored: StoredResult) -> dict[str, Any]:
 
 def _suites(
     folder: Path, results: Mapping[str, Mapping[str, Any]], benchmarks_dir: str | Path | None
-) -> list[tuple[Path, dict[str, Any], dict[str, Any]]]:
+) -> list[tuple[Path, dict[str, Any], SuiteResult]]:
     """File, old summary and new one of each suite in the folder whose benchmarks are all finished there; `results`
     take the place of those on disk."""
     found = []
@@ -119,7 +120,7 @@ def _suites(
         files = {name: path.with_name(f"{name}.json") for name in suite.benchmarks}
         parts = {name: results.get(name) or (read_json(file) if file.is_file() else {}) for name, file in files.items()}
         if all(part.get("complete") for part in parts.values()):
-            found.append((path, before, summarize_suite(suite, parts)))
+            found.append((path, before, summarize_suite(suite, cast("dict[str, BenchmarkResult]", parts))))
     return found
 
 

@@ -1,7 +1,7 @@
 """Evaluate a model on a benchmark or a suite: generate, score, record; resume and score again.
 
 Every answer is on disk before the next batch starts. The result file is first written when a run starts, with
-`complete: false` and the identity of what is measured, so that a resumed run can tell whether the answers it
+`complete: false` and the identity of what is measured, so that a resumed run can check whether the answers it
 finds are its own.
 """
 
@@ -14,21 +14,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
 from transformers import set_seed
 
-from proxyv.config import first_difference
 from proxyv.environment import describe_model, environment
 from proxyv.errors import UserError
 from proxyv.evaluation.answers import Answer, chat_prompt, generate_answers
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark, load_suite
 from proxyv.evaluation.metrics import METRICS_VERSION
-from proxyv.evaluation.samples import Sample, Samples
-from proxyv.evaluation.scoring import score_record, summarize, summarize_suite, table_fields
-from proxyv.files import Record, read_json, read_records, to_line, write_json, write_records
+from proxyv.evaluation.samples import BenchmarkSample, BenchmarkSamples
+from proxyv.evaluation.scoring import summarize, summarize_suite, table_fields, with_scores
+from proxyv.files import read_json, read_records, to_line, write_json, write_records
+from proxyv.results.scores import AnswerRecord, BenchmarkIdentity, BenchmarkResult, Effort, SuiteResult
+from proxyv.schema import first_difference
 
 
 def evaluate(
@@ -45,7 +46,7 @@ def evaluate(
     recipe: Mapping[str, Any] | None = None,
     benchmarks_dir: str | Path | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> BenchmarkResult:
     """Score a model on a benchmark; returns what is written to `<output_dir>/<benchmark>.json`.
 
     Args:
@@ -55,7 +56,7 @@ def evaluate(
         data_root: the folder that the benchmark's `data` is relative to.
         batch_size: samples generated at once; recorded, since rounding may differ between sizes.
         limit: only the first samples.
-        resume: go on after the answers found in `output_dir`; without it they are overwritten.
+        resume: continue after the answers found in `output_dir`; without it they are overwritten.
         seed: set before the first batch and recorded.
         recipe: recorded as it is.
         benchmarks_dir: where benchmarks are looked up by name.
@@ -67,21 +68,23 @@ def evaluate(
     for name, value in (("batch_size", batch_size), ("limit", 1 if limit is None else limit)):
         if value < 1:
             raise UserError(f"{name}: {value} is too small; use 1 or more")
-    run = _Run(benchmark, Samples(benchmark, data_root), Path(output_dir), processor, batch_size, limit)
-    head = run.head(model, seed, recipe)
-    records, effort = run.found(head) if resume else ([], _NO_EFFORT)
+    samples = BenchmarkSamples(benchmark, data_root)
+    run = _Evaluation(benchmark, samples, Path(output_dir), processor, batch_size, limit)
+    identity = run.identity(model, seed, recipe)
+    records, effort = run.found(identity) if resume else ([], _NO_EFFORT)
     if len(records) < run.total:
         sizes = sorted({*effort["batch_sizes"], batch_size})
-        effort = effort | {"batch_size": batch_size, "batch_sizes": sizes, "resumed_after": len(records)}
-    write_records(run.records_path, records)  # before the new identity, which must never stand beside old answers
-    write_json(run.result_path, head | effort | {"complete": False})
+        effort = {**effort, "batch_size": batch_size, "batch_sizes": sizes, "resumed_after": len(records)}
+    write_records(run.records_path, records)  # before the new identity, which must never lie beside old answers
+    write_json(run.result_path, {**identity, **effort, "complete": False})
     set_seed(seed)
     start = time.perf_counter()
     with _eval_mode(model):
         run.answer_rest(model, len(records), progress)
     if len(records) < run.total:
-        effort = effort | {"wall_seconds": round(effort["wall_seconds"] + time.perf_counter() - start, 3)}
-    result = head | effort | summarize(read_records(run.records_path), benchmark) | {"complete": True}
+        effort = {**effort, "wall_seconds": round(effort["wall_seconds"] + time.perf_counter() - start, 3)}
+    summary = summarize(run.read_answers(), benchmark)
+    result: BenchmarkResult = {**identity, **effort, **summary, "complete": True}
     write_json(run.result_path, result)
     return result
 
@@ -100,10 +103,10 @@ def evaluate_suite(
     recipe: Mapping[str, Any] | None = None,
     benchmarks_dir: str | Path | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> SuiteResult:
     """Evaluate on every benchmark of a suite; returns what is written to `<output_dir>/suite-<name>.json`.
 
-    Arguments and errors are those of `evaluate`. All data files are opened before the first answer is made.
+    Arguments and errors (UserError) are those of `evaluate`. All data files are opened before the first answer is made.
     """
     if not isinstance(suite, Suite):
         if benchmarks_dir is None and str(suite).endswith(".yaml"):
@@ -111,7 +114,7 @@ def evaluate_suite(
         suite = load_suite(suite, benchmarks_dir)
     benchmarks = [load_benchmark(name, benchmarks_dir) for name in suite.benchmarks]
     for benchmark in benchmarks:
-        Samples(benchmark, data_root)
+        BenchmarkSamples(benchmark, data_root)
     summary_path = Path(output_dir) / f"suite-{suite.name}.json"
     summary_path.unlink(missing_ok=True)  # it would no longer belong to the answers beside it
     results = {
@@ -135,16 +138,15 @@ def evaluate_suite(
     return summary
 
 
-# What answers took: over all resumed runs, except that the seconds of a run that was killed are lost.
-_NO_EFFORT: dict[str, Any] = {"batch_size": None, "batch_sizes": [], "resumed_after": 0, "wall_seconds": 0.0}
+_NO_EFFORT: Effort = {"batch_size": None, "batch_sizes": [], "resumed_after": 0, "wall_seconds": 0.0}
 
 
 @dataclass
-class _Run:
+class _Evaluation:
     """One evaluation under way: which samples, in which files."""
 
     benchmark: Benchmark
-    samples: Samples
+    samples: BenchmarkSamples
     output_dir: Path
     processor: Any
     batch_size: int
@@ -152,23 +154,31 @@ class _Run:
 
     @property
     def total(self) -> int:
+        """Samples to answer."""
         return min(len(self.samples), self.limit or len(self.samples))
 
     @property
     def records_path(self) -> Path:
+        """The file of answers, one line each."""
         return self.output_dir / f"{self.benchmark.name}.jsonl"
 
     @property
     def result_path(self) -> Path:
+        """The file of scores."""
         return self.output_dir / f"{self.benchmark.name}.json"
 
-    def prompt(self, sample: Sample) -> str:
+    def prompt(self, sample: BenchmarkSample) -> str:
+        """The text that is sent for a sample, chat template included."""
         return chat_prompt(self.processor, self.benchmark.user_text(sample.question))
 
-    def head(self, model: Any, seed: int, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What a result says about how it was measured, ready for JSON."""
+    def read_answers(self) -> list[AnswerRecord]:
+        """The answers on disk."""
+        return cast("list[AnswerRecord]", read_records(self.records_path))
+
+    def identity(self, model: Any, seed: int, recipe: Mapping[str, Any] | None) -> BenchmarkIdentity:
+        """What the result file says about how it was measured."""
         benchmark = self.benchmark
-        head = {
+        identity: BenchmarkIdentity = {
             "kind": "benchmark",
             "benchmark": benchmark.name,
             **table_fields(benchmark),
@@ -184,19 +194,18 @@ class _Run:
             "environment": environment(),
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-        ready: dict[str, Any] = json.loads(json.dumps(head, default=str))
-        return ready
+        return cast(BenchmarkIdentity, json.loads(json.dumps(identity, default=str)))
 
-    def found(self, head: Mapping[str, Any]) -> tuple[list[Record], dict[str, Any]]:
+    def found(self, identity: Mapping[str, Any]) -> tuple[list[AnswerRecord], Effort]:
         """The answers of an earlier run and what they took. Raises UserError where they are not of this run."""
         if not self.records_path.exists():
             return [], _NO_EFFORT
-        records = read_records(self.records_path)
+        records = self.read_answers()
         if not records:
             return [], _NO_EFFORT
         earlier = read_json(self.result_path) if self.result_path.exists() else {}
         for field in ("benchmark_definition", "metrics_version", "decoding", "model", "seed", "recipe"):
-            if difference := _difference(earlier.get(field), head[field], field):
+            if difference := _difference(earlier.get(field), identity[field], field):
                 raise self._stale(difference)
         if len(records) > self.total:
             raise self._stale(f"it has {len(records)} answers and the limit is {self.total}")
@@ -207,7 +216,7 @@ class _Run:
                 raise self._stale(difference)
         if len(records) < self.total:  # a batch that was cut is made again as a whole
             records = records[: len(records) - len(records) % self.batch_size]
-        return records, {key: earlier[key] for key in _NO_EFFORT} if records else _NO_EFFORT
+        return records, cast(Effort, {key: earlier[key] for key in _NO_EFFORT}) if records else _NO_EFFORT
 
     def _stale(self, reason: str) -> UserError:
         remedy = "evaluate without resume or into another folder"
@@ -228,8 +237,10 @@ class _Run:
                 file.flush()
                 bar.update(len(batch))
 
-    def _record(self, sample: Sample, image_size: tuple[int, int], prompt: str, answer: Answer) -> Record:
-        record: Record = {
+    def _record(
+        self, sample: BenchmarkSample, image_size: tuple[int, int], prompt: str, answer: Answer
+    ) -> AnswerRecord:
+        record: AnswerRecord = {
             "index": sample.index,
             "id": sample.id,
             "prompt": prompt,
@@ -240,7 +251,7 @@ class _Run:
             "finished": answer.finished,
             "row": sample.kept | {"image_size": list(image_size)},
         }
-        return record | {"scores": score_record(self.benchmark, record)}
+        return with_scores(record, self.benchmark)
 
 
 def _difference(old: Any, new: Any, field: str) -> str | None:

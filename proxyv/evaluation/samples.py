@@ -10,14 +10,13 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from proxyv.config import suggest
 from proxyv.data.images import BadImageError, open_image
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.evaluation.benchmarks import Benchmark
 
 
 @dataclass(frozen=True)
-class Sample:
+class BenchmarkSample:
     """One question. `kept` holds the row's `columns.keep`, ready for JSON."""
 
     index: int
@@ -27,8 +26,8 @@ class Sample:
     kept: dict[str, Any]
 
 
-class Samples:
-    """The samples of a benchmark in file order; images are opened one by one, when asked for.
+class BenchmarkSamples:
+    """The samples of a benchmark in file order; an image is opened when it is used.
 
     Raises UserError where the file or a column is missing, naming benchmark, path and remedy.
     """
@@ -45,12 +44,13 @@ class Samples:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> BenchmarkSample:
+        """Sample `index`. Raises UserError where it has no answer to compare with."""
         row_number, part = self._places[index]
         columns, row = self.benchmark.columns, self._texts[row_number]
         question = row[columns.question]
         name = str(row_number if columns.id is None else row[columns.id])
-        sample = Sample(
+        sample = BenchmarkSample(
             index=index,
             id=name if part is None else f"{name}-{part}",
             question=str(question if part is None else question[part]),

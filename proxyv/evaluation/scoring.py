@@ -5,22 +5,35 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark
 from proxyv.evaluation.metrics import METRICS_VERSION
-from proxyv.files import Record, read_json, read_records, write_json, write_records
+from proxyv.files import read_json, read_records, write_json, write_records
+from proxyv.results.scores import (
+    AnswerRecord,
+    BenchmarkResult,
+    ScoreSummary,
+    SuitePart,
+    SuiteResult,
+    TableFields,
+    TermValue,
+)
 
 
-def summarize(records: Sequence[Record], benchmark: Benchmark) -> dict[str, Any]:
-    """The means of all scores, over all samples and for each group, and statistics of the answers' lengths."""
+def summarize(records: Sequence[AnswerRecord], benchmark: Benchmark) -> ScoreSummary:
+    """The means of all scores, over all samples and for each group, and statistics of the answers' lengths.
+
+    Raises UserError where there are no answers.
+    """
     if not records:
         raise UserError(f"benchmark {benchmark.name}: no samples; the data file is empty")
     scores = _means(records)
-    groups: dict[str, list[Record]] = {}
-    for record in records if benchmark.group_by else []:
-        groups.setdefault(str(record["row"][benchmark.group_by]), []).append(record)
+    groups: dict[str, list[AnswerRecord]] = {}
+    if benchmark.group_by is not None:
+        for record in records:
+            groups.setdefault(str(record["row"][benchmark.group_by]), []).append(record)
     lengths = [record["new_tokens"] for record in records]
     return {
         "num_samples": len(records),
@@ -36,9 +49,9 @@ def summarize(records: Sequence[Record], benchmark: Benchmark) -> dict[str, Any]
     }
 
 
-def summarize_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summarize_suite(suite: Suite, results: Mapping[str, BenchmarkResult]) -> SuiteResult:
     """A suite's score from its benchmarks' results: the mean of its terms."""
-    terms = [
+    terms: list[TermValue] = [
         {
             "benchmark": term.benchmark,
             "score": term.score,
@@ -48,8 +61,6 @@ def summarize_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]]) -> d
         for term in suite.terms
     ]
     first = next(iter(results.values()))
-    shared = ("model", "seed", "limit", "batch_size", "recipe", "environment", "metrics_version", "created")
-    listed = ("title", "main", "main_score", "scale", "num_samples", "scores", "benchmark_definition")
     return {
         "kind": "suite",
         "suite": suite.name,
@@ -58,13 +69,32 @@ def summarize_suite(suite: Suite, results: Mapping[str, Mapping[str, Any]]) -> d
         "score_name": suite.score_name,
         "score": statistics.fmean(term["value"] for term in terms),
         "terms": terms,
-        "benchmarks": {name: {key: result[key] for key in listed} for name, result in results.items()},
+        "benchmarks": {name: _suite_part(result) for name, result in results.items()},
         "wall_seconds": round(sum(result["wall_seconds"] for result in results.values()), 3),
-        **{key: first[key] for key in shared},
+        "model": first["model"],
+        "seed": first["seed"],
+        "limit": first["limit"],
+        "batch_size": first["batch_size"],
+        "recipe": first["recipe"],
+        "environment": first["environment"],
+        "metrics_version": first["metrics_version"],
+        "created": first["created"],
     }
 
 
-def rescore(records_path: str | Path, benchmark: Benchmark | str | Path, *, write: bool = False) -> dict[str, Any]:
+def _suite_part(result: BenchmarkResult) -> SuitePart:
+    return {
+        "title": result["title"],
+        "main": result["main"],
+        "main_score": result["main_score"],
+        "scale": result["scale"],
+        "num_samples": result["num_samples"],
+        "scores": result["scores"],
+        "benchmark_definition": result["benchmark_definition"],
+    }
+
+
+def rescore(records_path: str | Path, benchmark: Benchmark | str | Path, *, write: bool = False) -> ScoreSummary:
     """Score stored answers again, without a model; returns `summarize`'s fields.
 
     With `write` the lines and the result file beside them are rewritten with the new scores; what the file says
@@ -75,7 +105,7 @@ def rescore(records_path: str | Path, benchmark: Benchmark | str | Path, *, writ
         benchmark = load_benchmark(benchmark)
     path = Path(records_path)
     try:
-        records = [r | {"scores": score_record(benchmark, r)} for r in read_records(path)]
+        records = [with_scores(record, benchmark) for record in cast("list[AnswerRecord]", read_records(path))]
     except KeyError as error:
         raise UserError(f"{path}: field {error} is missing; was it written for {benchmark.name}?") from error
     summary = summarize(records, benchmark)
@@ -94,18 +124,18 @@ def rescore(records_path: str | Path, benchmark: Benchmark | str | Path, *, writ
     return summary
 
 
-def table_fields(benchmark: Benchmark) -> dict[str, Any]:
-    """What tables need to know of a benchmark beside its scores."""
+def table_fields(benchmark: Benchmark) -> TableFields:
+    """What tables need of a benchmark beside its scores."""
     return {"title": benchmark.title, "main": benchmark.main, "scale": benchmark.scale}
 
 
-def score_record(benchmark: Benchmark, record: Record) -> dict[str, float]:
-    """All scores of one answer, from its `prediction`, `references` and `row`."""
+def with_scores(record: AnswerRecord, benchmark: Benchmark) -> AnswerRecord:
+    """The answer with all its scores, from its `prediction`, `references` and `row`."""
     scores: dict[str, float] = {}
     for metric in benchmark.used_metrics:
         scores |= metric.function(record["prediction"], record["references"], record["row"])
-    return scores
+    return {**record, "scores": scores}
 
 
-def _means(records: Sequence[Record]) -> dict[str, float]:
+def _means(records: Sequence[AnswerRecord]) -> dict[str, float]:
     return {name: statistics.fmean(r["scores"][name] for r in records) for name in records[0]["scores"]}

@@ -2,7 +2,7 @@
 
 Source: the public evaluation of VQA v2 and TextVQA (Goyal et al. 2017, arXiv:1612.00837; Singh et al. 2019,
 arXiv:1904.08920), whose oddities are kept because published scores contain them:
-a mark is deleted where it stands beside a blank and becomes a blank where it stands between letters; every full
+a mark is deleted beside a blank and becomes a blank between letters; every full
 stop goes unless a digit follows; commas, also those inside numbers, go; "none" counts as 0; the digits of
 larger number words are not known.
 """

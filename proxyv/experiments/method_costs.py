@@ -40,7 +40,7 @@ def compare_methods(llm: str = LLM) -> dict[str, Any]:
     methods: dict[str, Any] = {}
     sample: dict[str, Any] = {}
     for name, method in tqdm(method_configs().items(), desc="count", unit="method", delay=3, leave=False):
-        profile = profile_recipe(replace(recipe, name=name, method=method), compare="full")
+        profile: Mapping[str, Any] = profile_recipe(replace(recipe, name=name, method=method), compare="full")
         methods[name] = {key: profile[key] for key in FIGURES}
         sample = {key: profile["compared"].get(key, profile[key]) for key in SAMPLE}
     return {"llm": llm, **sample, "methods": methods, **environment()}

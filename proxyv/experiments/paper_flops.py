@@ -35,7 +35,7 @@ TOLERANCE = 1.0  # points; the published figures are whole percents
 # queries of vision tokens are computed too, which nothing reads. Ours keeps Phi3's, and converts InternLM2.5 to
 # Llama's separate projections. An LLM of the same shapes with the other kind of projection counts the other case.
 FUSED = ("phi3-3b", "internlm2.5-7b")
-# Names of recounts.
+# Names of recounts; keys in the committed result.
 LAST, ALL, FEW = "last layer like the others", "queries of all rows", "queries of asking rows only"
 COLUMNS = ("llm", "method", "start_layer", "ours", "published", "difference", "as_the_authors_computed_it")
 
@@ -72,7 +72,7 @@ def reproduce() -> dict[str, Any]:
     A row has `llm`, `method`, `start_layer`; in percent `ours`, `published`, their `difference`, and
     `as_the_authors_computed_it` (a last layer like the others, queries of all rows where a fused projection or a
     ranking makes them); `recounts`, other ways to count by name; `explanation` where the difference is above a point;
-    `settings` that the paper tells; our `recipe`, its `recipe_method` with every field; and decoder FLOPs.
+    `settings` that the paper gives; our `recipe`, its `recipe_method` with every field; and decoder FLOPs.
 
     Raises UserError outside a checkout, and where a row has no recipe of its name.
     """
@@ -206,7 +206,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
             notes.append(f"{name}: {row['explanation']}.")
         if row["settings"] is not None:
             notes.append(f"{name}, in the paper: {row['settings']}.")
-        others = {key: value for key, value in row["recounts"].items() if key not in _TOLD}
+        others = {key: value for key, value in row["recounts"].items() if key not in _SHOWN}
         notes += [f"{name}, {key}: {value:.1f}." for key, value in others.items()]
     return with_notes(lines, notes)
 
@@ -223,7 +223,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_TOLD = (LAST, ALL, FEW)  # in the column, or explained
+_SHOWN = (LAST, ALL, FEW)  # in a column, or in the explanation
 
 
 def _plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

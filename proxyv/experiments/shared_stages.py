@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from proxyv.checkpoints.run_folder import stage_names
-from proxyv.config import Recipe, first_difference
+from proxyv.config import Recipe
 from proxyv.errors import UserError
+from proxyv.schema import first_difference
 
 
 def shared_recipe(recipes: Sequence[Recipe], stages: Sequence[str], name: str) -> Recipe:

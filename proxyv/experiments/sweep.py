@@ -6,7 +6,7 @@
     <output>/shared/seed-<n>/          the run of the shared stages
     <output>/sweep.json, .md, .csv, .png
 
-Seeds are the outer loop, so that a first comparison of all recipes stands early.
+Seeds are the outer loop, so that all recipes can be compared early.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from proxyv import processes
 from proxyv.checkpoints.load import load_for_evaluation
 from proxyv.checkpoints.run_folder import RECIPE, recipe_change
-from proxyv.config import Recipe, load_recipe, save_recipe, suggest
-from proxyv.errors import UserError
+from proxyv.config import Recipe, load_recipe, save_recipe
+from proxyv.errors import UserError, suggest
 from proxyv.evaluation import evaluate_suite
 from proxyv.experiments.shared_stages import own_recipe, shared_recipe
 from proxyv.experiments.sweep_results import SHARED, collect, seed_folder, write_results
@@ -34,6 +33,8 @@ from proxyv.files import write_json
 from proxyv.methods import make_method
 from proxyv.model.build import switch_method
 from proxyv.profiling import profile_recipe
+from proxyv.results.scores import SuiteResult
+from proxyv.results.sweep import SweepResult
 from proxyv.train import train
 
 STEPS = ("profile", "train", "eval")
@@ -51,10 +52,10 @@ def sweep(
     batch_size: int = 1,
     device: str | None = None,
     overrides: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> SweepResult:
     """Do the steps for every recipe and seed below `output`; what is finished there is kept.
 
-    A recipe that fails does not hold up the others: its message stands in the result, see `failures`. A recipe with
+    A recipe that fails does not hold up the others: its message is in the result, see `failures`. A recipe with
     `start_from` and no `run_stages` is training-free: the model it starts from is evaluated with its method.
 
     Args:
@@ -120,10 +121,12 @@ def check_evaluation(recipes: Sequence[Recipe], batch_size: int) -> None:
             raise UserError(f"{recipe.name}: suite: the recipe names none; add --suite NAME, or leave eval out of --do")
 
 
-def evaluate_run(recipe: Recipe, run: Path, *, batch_size: int, device: str | None = None) -> dict[str, Any]:
+def evaluate_run(recipe: Recipe, run: Path, *, batch_size: int, device: str | None = None) -> SuiteResult:
     """Evaluate the model of a run folder on the recipe's suite into its eval/, keeping the answers that are there.
 
     A training-free recipe's model is that of `start_from`, with the recipe's method switched on.
+
+    Raises UserError for a recipe without suite, and for a training-free one whose method has weights to train.
     """
     if recipe.suite is None:
         raise UserError(f"{recipe.name}: suite: the recipe names none; give it one")
@@ -159,7 +162,10 @@ class _Sweep:
     failed: dict[str, dict[str, str]] = field(default_factory=dict)  # recipe → what → message
 
     def open(self) -> None:
-        """Make the recipes' folders, or check that they hold the same recipes. Nothing is made where one differs."""
+        """Make the recipes' folders, or check that they hold the same recipes.
+
+        Raises UserError where one holds another recipe; then nothing is made.
+        """
         processes.connect()
         folders = {self.output / recipe.name: recipe for recipe in map(self._without_shared, self.recipes)}
         for folder, recipe in folders.items():
@@ -172,7 +178,7 @@ class _Sweep:
                 save_recipe(recipe, folder / RECIPE)
         processes.wait()
 
-    def run(self, seeds: Sequence[int]) -> dict[str, Any]:
+    def run(self, seeds: Sequence[int]) -> SweepResult:
         """All steps; returns the result, which is written whenever one is done."""
         for number, recipe in enumerate(self.recipes if "profile" in self.do else (), start=1):
             self._attempt(recipe, "profile", f"[{number}/{len(self.recipes)}]", partial(self._profile, recipe))
@@ -228,7 +234,7 @@ class _Sweep:
             return recipe
         return own_recipe(recipe, list(self.foundation.stages), self.output / SHARED)
 
-    def _write(self, final: bool = False) -> dict[str, Any]:
+    def _write(self, final: bool = False) -> SweepResult:
         results = collect(self.output, self.failed)
         if processes.is_main():
             write_results(self.output, results, tables=final)
@@ -236,6 +242,6 @@ class _Sweep:
 
 
 def say(what: str) -> None:
-    """One line of progress on stderr, also while a bar stands there."""
+    """One line of progress on stderr, also while a bar is shown."""
     if processes.is_main():
         tqdm.write(f"proxyv sweep: {what}", file=sys.stderr)

@@ -22,6 +22,7 @@ from proxyv.model.method import Selection
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.profiling.memory import LiveTensors
 from proxyv.profiling.sample import make_inputs
+from proxyv.results.profile import FlopsByPart
 
 DTYPE = torch.bfloat16  # what prefills run in; memory is counted in it
 
@@ -42,7 +43,7 @@ class Prefill:
     activation_bytes: int  # most memory of tensors at one moment; weights and inputs apart, the cache included
 
     @property
-    def flops(self) -> dict[str, int]:
+    def flops(self) -> FlopsByPart:
         """FLOPs by part. `selection_flops` lie in `other_flops` and, the ranking, in `decoder_flops`."""
         decoder = sum(self.layers)
         return {
@@ -67,8 +68,12 @@ def shapes(recipe: Recipe) -> ProxyVForConditionalGeneration:
 
 @torch.no_grad()
 def run_prefill(model: ProxyVForConditionalGeneration, crops: int, text_tokens: int) -> Prefill:
-    """Run a model on the meta device over an image of `crops` crops and `text_tokens` tokens of text, up to the
-    logits of the first answer token."""
+    """Run a model on the meta device over one sample, up to the logits of the first answer token.
+
+    Args:
+        crops: crops of the image that the model gets.
+        text_tokens: tokens of text behind it.
+    """
     inputs = make_inputs(model, crops, text_tokens)
     known = [*model.parameters(), *model.buffers(), inputs["pixel_values"], inputs["input_ids"]]
     counter = FlopCounterMode(display=False)

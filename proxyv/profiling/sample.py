@@ -68,8 +68,9 @@ def make_inputs(
 ) -> dict[str, Any]:
     """The forward's inputs for `batch_size` equal samples: image placeholders, then text; a blank image.
 
-    `input_ids` (B, crops · (P + 1) + text_tokens) stay on the CPU, where the layout is made, for a model on the
-    meta device; else all lies with the model.
+    `input_ids` (B, crops · (P + 1) + text_tokens), int64, with P vision tokens per crop; `pixel_values`
+    (B · crops, channels, side, side) in the model's dtype; `crops_per_image`, a list of B numbers. For a model on the
+    meta device `input_ids` stay on the CPU, where the layout is made; all else lies on the model's device.
     """
     config = model.config
     rows = crops * (config.tokens_per_crop + 1)

@@ -19,10 +19,15 @@ def make_report(paths: Sequence[str | Path], output_dir: str | Path) -> list[Pat
     table = tabulate(find_runs(paths))
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    markdown, numbers, plot = (folder / f"report.{ending}" for ending in ("md", "csv", "png"))
+    return write_files(table, _panels(table), folder / "report")
+
+
+def write_files(table: Table, panels: Sequence[Panel], stem: Path) -> list[Path]:
+    """Write `<stem>.md`, the table with a link to the plot, `<stem>.csv` and `<stem>.png`; returns their paths."""
+    markdown, numbers, plot = (stem.with_suffix(ending) for ending in (".md", ".csv", ".png"))
     markdown.write_text(to_markdown(table) + f"\n![Score against cost]({plot.name})\n", encoding="utf-8")
     write_csv(table, numbers)
-    plot_scores(_panels(table), plot)
+    plot_scores(panels, plot)
     return [markdown, numbers, plot]
 
 

@@ -12,7 +12,7 @@ ABSENT = "–"  # what a cell shows where there is no figure
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> list[str]:
-    """A table's lines; the first `text_columns` columns stand left, all others, which hold figures, right."""
+    """A table's lines; the first `text_columns` columns are aligned left, all others, which hold figures, right."""
     rule = [*["---"] * text_columns, *["---:"] * (len(head) - text_columns)]
     return [_line(cells) for cells in (head, rule, *rows)]
 
@@ -27,7 +27,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def replace_table(document: str | Path, name: str, table: str) -> Path:
-    """Replace what stands in a document between `<!-- table: NAME … -->` and `<!-- end of table -->`.
+    """Replace the text of a document between `<!-- table: NAME … -->` and `<!-- end of table -->`.
 
     Raises UserError where the document has no such place.
     """

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxyv.report.figures import Figure
+from proxyv.report.means import MeanOverRuns
 
-# Where a label may stand beside its point (points of type; right and left of it, above and below), best first.
+# Where a label may lie beside its point (points of type; right and left of it, above and below), best first.
 _OFFSETS = [(8, 6), (8, -14), (-8, 6), (-8, -14), (0, 14), (0, -22), (8, 22), (8, -30), (-8, 22), (-8, -30)]
-
 
 SCORE_SPAN = 10.0  # points that the score axis shows at the least
 
@@ -21,8 +20,8 @@ class Point:
     """One recipe: its label, what it costs and what it scores."""
 
     label: str
-    cost: Figure
-    score: Figure
+    cost: MeanOverRuns
+    score: MeanOverRuns
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class Panel:
 def plot_scores(panels: Sequence[Panel], path: Path) -> None:
     """Draw the panels side by side; bars show the spread over runs. A panel without points says so."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
+    from matplotlib.figure import Figure
 
-    canvas = Canvas(figsize=(6.4 * len(panels), 4.8), dpi=150, layout="constrained")
+    canvas = Figure(figsize=(6.4 * len(panels), 4.8), dpi=150, layout="constrained")
     FigureCanvasAgg(canvas)
     # One colour and marker for a recipe in all panels.
     labels = list(dict.fromkeys(point.label for panel in panels for point in panel.points))
@@ -47,7 +46,7 @@ def plot_scores(panels: Sequence[Panel], path: Path) -> None:
     axes = canvas.subplots(1, len(panels), squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
         _draw(axis, panel, styles)
-    canvas.canvas.draw()  # the layout must stand before labels can be placed
+    canvas.canvas.draw()  # labels can be placed only in a finished layout
     for axis, panel in zip(axes, panels, strict=True):
         _label(axis, panel.points, styles)
     canvas.savefig(path)

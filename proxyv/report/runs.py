@@ -2,11 +2,12 @@
 
 A run is a folder that holds any of
 
-    eval/<benchmark>.json, eval/suite-<suite>.json    written by proxyv/evaluation
-    profile.json                                      decoder_flops, decoder_flops_reduction, …
-    bench.json                                        prefill_time_ratio, …
+    eval/<benchmark>.json, eval/suite-<suite>.json    proxyv/results/scores.py
+    profile.json                                      proxyv/results/profile.py
+    bench.json                                        proxyv/results/bench.py
 
-The runs of a sweep are read from its own result file, sweep.json (proxyv/experiments/sweep_results.py).
+The runs of a sweep are read from its own result file, sweep.json (proxyv/results/sweep.py). Fields that files of
+earlier versions lack are optional here.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from proxyv.config import read_yaml
 from proxyv.errors import UserError
 from proxyv.files import read_json
 from proxyv.report.published import published_figure
+from proxyv.results.bench import FlatBench
+from proxyv.results.profile import Profile
+from proxyv.results.scores import BenchmarkResult, SuitePart, SuiteResult
+from proxyv.results.sweep import SweepProfile, SweepResult, SweepSuite
+from proxyv.schema import read_yaml
 
 FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED = "decoder GFLOPs", "FLOPs reduction %", "published FLOPs reduction %"
 TOTAL_SAVED, PREFILL_SAVED, LOSS = "total FLOPs reduction %", "prefill time reduction %", "final training loss"
@@ -28,7 +33,7 @@ SWEEP = "sweep.json"
 
 
 @dataclass
-class Run:
+class RunFigures:
     """One run's figures by column. `protocols`: how a score's column was measured, in words."""
 
     folder: Path
@@ -46,16 +51,19 @@ class Run:
         return self.scores | self.suites | self.costs
 
 
-def find_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """All runs below the folders, or behind the single files, of `paths`; a sweep's folder stands for its result."""
+def find_runs(paths: Sequence[str | Path]) -> list[RunFigures]:
+    """All runs below the folders, or behind the single files, of `paths`; a sweep's folder means its result.
+
+    Raises UserError where a path does not exist, a file cannot be read, or there are no results.
+    """
     files: dict[Path, set[Path]] = {}
-    runs: list[Run] = []
+    runs: list[RunFigures] = []
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; give run folders or result files")
         sweep = path if path.name == SWEEP else path / SWEEP
         if sweep.is_file():
-            runs += read_sweep(read_json(sweep))
+            runs += read_sweep(cast(SweepResult, read_json(sweep)))
             continue
         for file in [path] if path.is_file() else sorted(path.rglob("*.json")):
             if _holds_results(file, named=path.is_file()):
@@ -66,27 +74,28 @@ def find_runs(paths: Sequence[str | Path]) -> list[Run]:
     return runs + [_read_run(folder, sorted(files[folder])) for folder in sorted(files)]
 
 
-def read_sweep(results: Mapping[str, Any]) -> list[Run]:
-    """A run for each recipe and seed in the content of a sweep's result file, see experiments/sweep_results.py."""
+def read_sweep(results: SweepResult) -> list[RunFigures]:
+    """A run for each recipe and seed of a sweep; one for a recipe that was only counted; one for each failure."""
     runs = []
     for name, recipe in results["recipes"].items():
-        whole = Run(Path(name), name)  # stands alone where the recipe was only counted
+        whole = RunFigures(Path(name), name)  # the only one where the recipe was only counted
         _read_profile(whole, recipe["profile"])
         saved = _find(recipe["profile"], "total_flops_reduction")
         if saved is not None:
             whole.costs[TOTAL_SAVED] = 100 * saved
         seeds = []
         for seed, result in recipe["runs"].items():
-            run = Run(Path(f"seed {seed}"), name, costs=dict(whole.costs))
+            run = RunFigures(Path(f"seed {seed}"), name, costs=dict(whole.costs))
             for part in result["benchmarks"].values():
-                run.scores[_column(part)] = part["main_score"]
-                run.protocols[_column(part)] = part["protocol"]
+                column = _column(part["title"], part["main"])
+                run.scores[column] = part["main_score"]
+                run.protocols[column] = part["protocol"]
             if result["suite"]:
                 run.suites[_suite_column(result["suite"])] = result["suite"]["score"]
             if result["training"]:
                 run.costs[LOSS] = result["training"]["loss"]
             seeds.append(run)
-        seeds += [Run(Path(what), name, failed=message) for what, message in recipe["failed"].items()]
+        seeds += [RunFigures(Path(what), name, failed=message) for what, message in recipe["failed"].items()]
         runs += seeds or [whole]
     return runs
 
@@ -101,55 +110,56 @@ def _holds_results(file: Path, named: bool) -> bool:
     return read_json(file).get("kind") in ("benchmark", "suite")
 
 
-def _read_run(folder: Path, files: Iterable[Path]) -> Run:
-    run = Run(folder, folder.name)
+def _read_run(folder: Path, files: Iterable[Path]) -> RunFigures:
+    run = RunFigures(folder, folder.name)
     recipe_file = folder / "recipe.yaml"
     if recipe_file.is_file():
         run.recipe = read_yaml(recipe_file).get("name") or run.recipe
     for file in files:
         result = read_json(file)
         if file.name == "profile.json":
-            _read_profile(run, result)
+            _read_profile(run, cast(Profile, result))
         elif file.name == "bench.json":
-            _read_bench(run, result)
+            _read_bench(run, cast(FlatBench, result))
         else:
-            _read_scores(run, file, result)
+            _read_scores(run, file, cast("BenchmarkResult | SuiteResult", result))
     return run
 
 
-def _read_scores(run: Run, file: Path, result: Mapping[str, Any]) -> None:
+def _read_scores(run: RunFigures, file: Path, result: BenchmarkResult | SuiteResult) -> None:
     run.recipe = (result.get("recipe") or {}).get("name") or run.recipe
     if not result.get("complete"):
         run.unfinished.append(file.name)
         return
-    parts = {result["benchmark"]: result} if result["kind"] == "benchmark" else result["benchmarks"]
-    for part in parts.values():
-        run.scores[_column(part)] = part["main_score"]
-        run.protocols[_column(part)] = protocol(part, result.get("metrics_version"))
     if result["kind"] == "suite":
         run.suites[_suite_column(result)] = result["score"]
+    parts = list(result["benchmarks"].values()) if result["kind"] == "suite" else [result]
+    for part in parts:
+        column = _column(part["title"], part["main"])
+        run.scores[column] = part["main_score"]
+        run.protocols[column] = protocol(part, result.get("metrics_version"))
 
 
-def _column(benchmark: Mapping[str, Any]) -> str:
-    return f"{benchmark['title']} ({benchmark['main']})"
+def _column(title: str, main_score: str) -> str:
+    return f"{title} ({main_score})"
 
 
-def _suite_column(suite: Mapping[str, Any]) -> str:
+def _suite_column(suite: SuiteResult | SweepSuite) -> str:
     return f"{suite['title']}: {suite['score_name']}"
 
 
-def protocol(part: Mapping[str, Any], metrics_version: str | None) -> str:
+def protocol(part: BenchmarkResult | SuitePart, metrics_version: str | None) -> str:
     """Samples, split, prompt and versions of one benchmark's result."""
     definition = part.get("benchmark_definition") or {}
     prompt = {key: value for key, value in (definition.get("prompt") or {}).items() if value}
-    told = ", ".join(f"{key} {value!r}" for key, value in prompt.items()) or "the bare question"
+    template = ", ".join(f"{key} {value!r}" for key, value in prompt.items()) or "the bare question"
     return (
-        f"{part['num_samples']} samples of {definition.get('split', '?')}, prompt: {told}, "
+        f"{part['num_samples']} samples of {definition.get('split', '?')}, prompt: {template}, "
         f"benchmark version {definition.get('version', '?')}, metrics version {metrics_version or '?'}"
     )
 
 
-def _read_profile(run: Run, profile: Mapping[str, Any]) -> None:
+def _read_profile(run: RunFigures, profile: Profile | SweepProfile) -> None:
     flops, reduction = _find(profile, "decoder_flops"), _find(profile, "decoder_flops_reduction")
     if flops is not None:
         run.costs[FLOPS] = flops / 1e9
@@ -160,13 +170,13 @@ def _read_profile(run: Run, profile: Mapping[str, Any]) -> None:
         run.costs[FLOPS_PUBLISHED] = published
 
 
-def _read_bench(run: Run, bench: Mapping[str, Any]) -> None:
-    ratio = _find(bench, "prefill_time_ratio")  # a time on its own is no figure: it changes with the machine's mood
+def _read_bench(run: RunFigures, bench: FlatBench) -> None:
+    ratio = _find(bench, "prefill_time_ratio")  # a time on its own is no figure: it changes with the machine's load
     if ratio is not None:
         run.costs[PREFILL_SAVED] = 100 * (1 - ratio)
 
 
-def _find(values: Mapping[str, Any], key: str) -> float | None:
+def _find(values: Mapping[str, object], key: str) -> float | None:
     """The number under `key`, or its median or total; None where there is none."""
     value = values.get(key)
     if isinstance(value, Mapping):

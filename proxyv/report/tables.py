@@ -9,33 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxyv.report.figures import Figure
 from proxyv.report.markdown import ABSENT, table_lines, with_notes
-from proxyv.report.runs import COSTS, FLOPS, FLOPS_PUBLISHED, FLOPS_SAVED, LOSS, TOTAL_SAVED, Run
+from proxyv.report.means import MeanOverRuns
+from proxyv.report.runs import COSTS, FLOPS, FLOPS_PUBLISHED, FLOPS_SAVED, LOSS, TOTAL_SAVED, RunFigures
 
 
 @dataclass(frozen=True)
-class Row:
+class RecipeRow:
     """One recipe's figures over its runs."""
 
     recipe: str
     runs: int
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, MeanOverRuns]
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows by recipe; columns in order, of which `suites` are suite scores; what a reader must know besides."""
 
-    rows: list[Row]
+    rows: list[RecipeRow]
     columns: list[str]
     suites: list[str]
     notes: list[str]
 
 
-def tabulate(runs: Sequence[Run]) -> Table:
+def tabulate(runs: Sequence[RunFigures]) -> Table:
     """Group runs by recipe, in order of first appearance."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunFigures]] = {}
     for run in runs:
         groups.setdefault(run.recipe, []).append(run)
     suites = _ordered(run.suites for run in runs)
@@ -43,7 +43,7 @@ def tabulate(runs: Sequence[Run]) -> Table:
     costs = [name for name in COSTS if name in present]
     columns = [*_ordered(run.scores for run in runs), *suites, *costs]
     rows = [
-        Row(recipe, sum(run.failed is None for run in group), _figures(group, columns))
+        RecipeRow(recipe, sum(run.failed is None for run in group), _figures(group, columns))
         for recipe, group in groups.items()
     ]
     return Table(rows, columns, suites, _notes(runs))
@@ -53,22 +53,22 @@ def _ordered(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
-def _figures(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, Figure]:
+def _figures(runs: Sequence[RunFigures], columns: Sequence[str]) -> dict[str, MeanOverRuns]:
     figures = {}
     for column in columns:
         values = [run.figures[column] for run in runs if column in run.figures]
         if values:
-            figures[column] = Figure.of(values)
+            figures[column] = MeanOverRuns.of(values)
     return figures
 
 
-def _notes(runs: Sequence[Run]) -> list[str]:
+def _notes(runs: Sequence[RunFigures]) -> list[str]:
     """How each score was measured, and what would make a comparison unfair."""
     notes = []
     for column in _ordered(run.protocols for run in runs):
-        told = _ordered({run.protocols[column]: None} for run in runs if column in run.protocols)
-        warning = "runs differ, their scores are not comparable: " if len(told) > 1 else ""
-        notes.append(f"{column}: {warning}{' / '.join(told)}.")
+        protocols = _ordered({run.protocols[column]: None} for run in runs if column in run.protocols)
+        warning = "runs differ, their scores are not comparable: " if len(protocols) > 1 else ""
+        notes.append(f"{column}: {warning}{' / '.join(protocols)}.")
     notes += [f"{run.folder.name}: {name} is unfinished and left out." for run in runs for name in run.unfinished]
     notes += [f"{run.recipe}, {run.folder}: failed: {run.failed}" for run in runs if run.failed]
     return notes
@@ -82,7 +82,7 @@ def to_markdown(table: Table) -> str:
     return with_notes(table_lines(head, rows), [*spread, *table.notes])
 
 
-def _cell(row: Row, column: str) -> str:
+def _cell(row: RecipeRow, column: str) -> str:
     figure = row.figures.get(column)
     if figure is None:
         return ABSENT

@@ -71,7 +71,7 @@ def test_suites_load(name):
 
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name.startswith("synthetic_")])
 def test_synthetic_benchmarks_read_what_the_page_maker_writes(name, tmp_path):
-    from proxyv.evaluation.samples import Samples
+    from proxyv.evaluation.samples import BenchmarkSamples
     from proxyv.pages import PageSpec
     from proxyv.pages.benchmark_files import BENCHMARK_FILES as WRITERS
 
@@ -79,7 +79,7 @@ def test_synthetic_benchmarks_read_what_the_page_maker_writes(name, tmp_path):
     path = tmp_path / benchmark.data
     path.parent.mkdir(parents=True)
     WRITERS[path.stem].write(path, PageSpec(), seed=0, pages=3)
-    samples = Samples(benchmark, tmp_path)
+    samples = BenchmarkSamples(benchmark, tmp_path)
     assert len(samples) == 3
     answers = {sample.question: right_answer(sample, samples.image(sample.index).size) for sample in samples}
     longest = max(map(len, answers.values()))

@@ -1,5 +1,6 @@
 """The package as a whole: what importing it costs, what it declares, what its scripts look like."""
 
+import ast
 import os
 import re
 import subprocess
@@ -56,3 +57,22 @@ def test_script(script: Path) -> None:
     assert os.access(script, os.X_OK), f"{script} is not executable"
     assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n")
     subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_no_class_name_has_two_meanings() -> None:
+    """Nor has the name of a type alias: a reader who meets it need not ask which one is meant."""
+    homes: dict[str, list[str]] = {}
+    for file in sorted((CHECKOUT / "proxyv").rglob("*.py")):
+        for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+            if name := _type_name(statement):
+                homes.setdefault(name, []).append(str(file.relative_to(CHECKOUT)))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
+def _type_name(statement: ast.stmt) -> str | None:
+    """The class or type alias that a statement defines: an alias is written in CapWords, constants are not."""
+    if isinstance(statement, ast.ClassDef):
+        return statement.name
+    if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):
+        return target.id if re.match("[A-Z].*[a-z]", target.id) else None
+    return None

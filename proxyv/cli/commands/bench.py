@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from proxyv.cli.options import EXAMPLE_RECIPE, add_into, call
 from proxyv.cli.printing import show, write
+from proxyv.results.bench import BenchResult
 
 EXAMPLE = f"{EXAMPLE_RECIPE} pyramiddrop '{{name: random, tokens: 144}}' --peak"
 PRINTS_FIGURES = True
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     show(results[0] if len(results) == 1 else {"results": results}, args.json, [tables.rstrip()])
 
 
-def _time(args: argparse.Namespace) -> dict[str, Any]:
+def _time(args: argparse.Namespace) -> BenchResult:
     from proxyv.profiling.bench import bench_recipes, read_recipes
 
     recipes = read_recipes(args.recipes, args.overrides)

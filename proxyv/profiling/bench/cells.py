@@ -17,8 +17,7 @@ from proxyv.profiling.bench.models import Candidate
 from proxyv.profiling.bench.timing import PARTS, TIMES, split_pass, timed_pass
 from proxyv.profiling.memory import peak_memory
 from proxyv.profiling.sample import make_inputs, method_crops
-
-Rounds = dict[str, list[float]]  # figure → its value in every round
+from proxyv.results.bench import Rounds
 
 
 class Setting(NamedTuple):
@@ -38,7 +37,7 @@ class Cell:
     inputs: dict[str, Any]
     rounds: Rounds = field(default_factory=lambda: {name: [] for name in TIMES})
     parts: Rounds = field(default_factory=lambda: {f"{part}_ms": [] for part in PARTS})
-    peak_memory: int | None = None  # bytes; None where it cannot be told
+    peak_memory: int | None = None  # bytes; None where it cannot be counted
     failed: str | None = None
 
 
@@ -81,7 +80,7 @@ def time_cells(
             bar.update()
     for cell in _turn(cells, 0):
         if cell.candidate.model.device.type == "cpu" and cell.setting.attention == "flex_attention":
-            continue  # it hides its tensors from whoever counts them
+            continue  # its tensors cannot be counted
         with _failing(cell):
             cell.peak_memory = peak_memory(cell.candidate.model, cell.inputs)
         bar.update()
@@ -118,7 +117,7 @@ def _one_line(error: Exception) -> str:
 @contextmanager
 def _failing(cell: Cell) -> Iterator[None]:
     """Note on a cell why it cannot run, where the other cells may: a combination that is not supported, not enough
-    memory, a kernel that refuses. What only a mistake in a program raises goes on."""
+    memory, a kernel that refuses. Errors that only a mistake in a program raises are not caught."""
     try:
         yield
     except UserError as error:

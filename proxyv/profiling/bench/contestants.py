@@ -44,12 +44,16 @@ def _with_method(recipe: Recipe, word: str) -> Recipe:
     except Exception as error:  # the YAML library has several error classes, none of them public
         raise UserError(f"'{word}': not a YAML mapping: {' '.join(str(error).split())}") from error
     make_method(fields, f"'{word}'")  # raises for unknown names and fields
-    told = [f"{key}={value}" for key, value in fields.items() if key != "name"]
-    return replace(recipe, name=" ".join([fields["name"], *told]), method=fields)
+    given = [f"{key}={value}" for key, value in fields.items() if key != "name"]
+    return replace(recipe, name=" ".join([fields["name"], *given]), method=fields)
 
 
 def with_baseline(recipes: Sequence[Recipe], compare: str | Path | None, fold: str) -> tuple[list[Recipe], str | None]:
-    """The recipes with the baseline behind them, and its name. Of several recipes one may be it."""
+    """The recipes with the baseline behind them, and its name. Of several recipes one may be the baseline.
+
+    Raises UserError where `compare` is neither a method nor a recipe file, or where one method cannot be the baseline
+    of all recipes.
+    """
     if compare is None:
         return list(recipes), None
     baseline = compared_recipe(recipes[0], compare)

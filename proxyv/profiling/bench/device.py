@@ -38,8 +38,11 @@ class MatrixRate:
 
 
 def describe_device(device: str) -> dict[str, Any]:
-    """Name and, of a GPU, memory, processors, driver and power limit (null where nvidia-smi is absent); of a CPU, what
-    the system calls it and the threads in use."""
+    """A device's name and what its speed depends on, ready for JSON.
+
+    Of a GPU: memory in GiB, multiprocessors, compute capability, driver and power limit (null where nvidia-smi is
+    absent), precision of float32 products. Of a CPU: the name that the system gives and the threads in use.
+    """
     place = torch.device(device)
     if place.type != "cuda":
         return {"name": device_name(place), "processor": _processor(), "threads": torch.get_num_threads()}
@@ -57,7 +60,7 @@ def describe_device(device: str) -> dict[str, Any]:
 
 
 def _processor() -> str | None:
-    """The CPU's name where the system tells it."""
+    """The CPU's name where the system gives one."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             named = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
@@ -67,7 +70,7 @@ def _processor() -> str | None:
 
 
 def driver_and_power(uuid: str) -> tuple[str | None, str | None]:
-    """Driver version and power limit of a GPU, as nvidia-smi tells them; None where it does not."""
+    """Driver version and power limit of a GPU, from nvidia-smi; None where it gives none."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None, None

@@ -4,7 +4,8 @@ The clock is the host's, read after the device has finished all work that was se
 the time that Python takes to send it. The untouched pass waits three times: before it, after the prefill, at the end.
 
 The split pass waits at every border between parts, so host and device no longer overlap there, and its parts add up to
-a little more than the untouched prefill. It shows where the time goes; how long a prefill takes is told by the other.
+a little more than the untouched prefill. It shows where the time goes; how long a prefill takes is what the
+untouched pass says.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Plan, Prompt, Selection, VisionTokens
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.vision import TowerView
+from proxyv.results.bench import TimeName
 
-TIMES = ("prefill_ms", "decode_ms_per_token", "end_to_end_ms")
+TIMES: tuple[TimeName, ...] = ("prefill_ms", "decode_ms_per_token", "end_to_end_ms")
 # In order: the pass over the crops; the projector; the method's hooks before the LLM, and its ranking inside the
 # layers; the decoder layers without that; the rest (layout, embeddings, masks, head).
 PARTS = ("tower", "projector", "selection", "llm", "other")
@@ -43,8 +45,7 @@ def device_clock(device: torch.device) -> Clock:
 
 @torch.no_grad()
 def timed_pass(model: ProxyVForConditionalGeneration, inputs: dict[str, Any], new_tokens: int) -> dict[str, float]:
-    """Prefill (tower to the logits of the first token, cache included), then greedy decoding of `new_tokens` tokens
-    with the cache: milliseconds under the names in `TIMES`."""
+    """Prefill, then greedy decoding of `new_tokens` tokens with the cache: milliseconds by name, see `CellTimes`."""
     clock = device_clock(model.device)
     start = clock()
     output = model(**inputs, use_cache=True, logits_to_keep=1)
@@ -53,8 +54,11 @@ def timed_pass(model: ProxyVForConditionalGeneration, inputs: dict[str, Any], ne
         token = output.logits[:, -1:].argmax(-1)
         output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1)
     end = clock()
-    figures = (prefill - start, (end - prefill) / new_tokens, end - start)
-    return dict(zip(TIMES, figures, strict=True))
+    return {
+        "prefill_ms": prefill - start,
+        "decode_ms_per_token": (end - prefill) / new_tokens,
+        "end_to_end_ms": end - start,
+    }
 
 
 @torch.no_grad()
@@ -84,8 +88,11 @@ def split_pass(model: ProxyVForConditionalGeneration, inputs: dict[str, Any]) ->
 
 
 class Stopwatch:
-    """Time by part. A part within another counts for itself alone; only what runs within a selection is all the
-    selection's, be it a pass of the LLM over the question."""
+    """Time by part, in milliseconds.
+
+    Time in a part that runs within another counts for the inner part alone. Only what runs within a selection all
+    counts as selection, even a pass of the LLM over the question.
+    """
 
     def __init__(self, clock: Clock):
         self.clock = clock
@@ -118,7 +125,7 @@ class Stopwatch:
 
 
 class TimedMethod:
-    """A method whose work before the LLM is timed; it is the inner one in all else."""
+    """A method whose work before the LLM is timed; in all else it is the inner one."""
 
     def __init__(self, inner: Method, watch: Stopwatch):
         self.inner, self.watch = inner, watch

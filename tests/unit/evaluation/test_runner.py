@@ -9,7 +9,7 @@ from proxyv.environment import describe_model, environment
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import load_benchmark, load_suite
 from proxyv.evaluation.runner import evaluate, evaluate_suite
-from proxyv.evaluation.samples import Samples
+from proxyv.evaluation.samples import BenchmarkSamples
 from proxyv.evaluation.scoring import rescore
 from proxyv.files import read_records
 from tests.fake_vlm import FakeModel, FakeProcessor
@@ -365,7 +365,7 @@ def test_json_data_single_answers_and_several_questions_a_row(toy):
     ]
     (toy / "data/toy.json").write_text("\n".join(map(json.dumps, rows)))
     (toy / "eval/benchmarks/toy.yaml").write_text(BENCHMARK.format(name="toy", data="toy.json"))
-    samples = Samples(load_benchmark("toy", toy / "eval"), toy / "data")
+    samples = BenchmarkSamples(load_benchmark("toy", toy / "eval"), toy / "data")
     found = [(s.id, s.question, s.references) for s in samples]
     assert found == [("7-0", "one", ["x"]), ("7-1", "two", ["x"]), ("8-0", "three", ["y"])]
     assert samples.image(2).size == (6, 4)

@@ -298,12 +298,9 @@ def test_report_puts_the_table_into_a_document(swept, tmp_path_factory):
         assert document.read_text() == f"<!-- table: swept (how) -->\n\n{table}\n<!-- end of table -->\n"
 
 
-def test_plot_shows_scores_against_flops_in_percent_of_full(swept, monkeypatch, tmp_path):
-    drawn = []
-    monkeypatch.setattr(sweep_results, "plot_scores", lambda panels, path: drawn.append((panels, path)))
-    sweep_results.plot_sweep(read(swept / "sweep.json"), tmp_path / "plot.png")
-    ((panel,), path) = drawn[0]
-    assert path == tmp_path / "plot.png" and "% of full" in panel.cost_axis and panel.score_axis == "mean"
+def test_plot_shows_scores_against_flops_in_percent_of_full(swept):
+    panel = sweep_results.score_panel(read(swept / "sweep.json"))
+    assert (swept / "sweep.png").is_file() and "% of full" in panel.cost_axis and panel.score_axis == "mean"
     points = {point.label: point for point in panel.points}
     assert {label: point.cost.mean for label, point in points.items()} == {"full": 100, "light": 75}
     assert points["full"].score.spread == pytest.approx(4.5**0.5) and points["light"].score.runs == 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Figure:
+class MeanOverRuns:
     """Mean and sample standard deviation (0 for one run) over `runs` runs."""
 
     mean: float
@@ -16,7 +16,7 @@ class Figure:
     runs: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Figure:
+    def of(cls, values: Sequence[float]) -> MeanOverRuns:
         """The figure of one value a run."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
 
