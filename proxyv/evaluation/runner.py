@@ -29,6 +29,7 @@ from proxyv.evaluation.metrics import METRICS_VERSION
 from proxyv.evaluation.samples import Sample, Samples
 from proxyv.evaluation.scoring import score_record, summarize, summarize_suite, table_fields
 from proxyv.files import Record, read_json, read_records, to_line, write_json, write_records
+from proxyv.model.registry import settle_fields
 
 
 def evaluate(
@@ -195,9 +196,11 @@ class _Run:
         if not records:
             return [], _NO_EFFORT
         earlier = read_json(self.result_path) if self.result_path.exists() else {}
-        for field in ("benchmark_definition", "metrics_version", "decoding", "model", "seed", "recipe"):
+        for field in ("benchmark_definition", "metrics_version", "decoding", "model", "seed"):
             if difference := _difference(earlier.get(field), head[field], field):
                 raise self._stale(difference)
+        if difference := _difference(_settled(earlier.get("recipe")), _settled(head["recipe"]), "recipe"):
+            raise self._stale(difference)
         if len(records) > self.total:
             raise self._stale(f"it has {len(records)} answers and the limit is {self.total}")
         for index, record in enumerate(records):
@@ -241,6 +244,11 @@ class _Run:
             "row": sample.kept | {"image_size": list(image_size)},
         }
         return record | {"scores": score_record(self.benchmark, record)}
+
+
+def _settled(recipe: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A recorded recipe with its method's defaults written out: results of earlier versions may leave them out."""
+    return {**recipe, "method": settle_fields(recipe["method"])} if recipe and "method" in recipe else recipe
 
 
 def _difference(old: Any, new: Any, field: str) -> str | None:
