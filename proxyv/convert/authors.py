@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from proxyv.convert.folder import grid_of, make_processor, meta_model, read_tokenizer, template_name, write_folder
-from proxyv.convert.plan import Part, Plan, Tensors, Translate
+from proxyv.convert.plan import ConversionPlan, Part, Tensors, Translate
 from proxyv.convert.tower import read_config, tower_config, tower_part, tower_prefix
 from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
@@ -104,7 +104,7 @@ def convert_authors(
     return plan.notes
 
 
-def authors_plan(source: Path, theirs: Mapping[str, Any], tower: str | None = None) -> Plan:
+def authors_plan(source: Path, theirs: Mapping[str, Any], tower: str | None = None) -> ConversionPlan:
     """The plan from their config.json and weights. Raises UserError for what is not supported."""
     _check_supported(source, theirs)
     weights = find_weights(source)
@@ -116,7 +116,7 @@ def authors_plan(source: Path, theirs: Mapping[str, Any], tower: str | None = No
     if not any(key.startswith("model.vision_tower.") for key in outlines):
         parts.append(tower_part(str(name), model))
     embeddings = outlines.get("model.embed_tokens.weight")
-    plan = Plan(str(source), model, parts, torch.bfloat16 if embeddings is None else embeddings.dtype)
+    plan = ConversionPlan(str(source), model, parts, torch.bfloat16 if embeddings is None else embeddings.dtype)
     if "proxyv" not in theirs:
         plan.notes.append(
             "LLaVA puts no newline, or one per row of patches, where ours puts one per crop: answers differ "
@@ -147,7 +147,7 @@ def authors_translation(model: ProxyVForConditionalGeneration) -> Translate:
     return translate
 
 
-def add_fresh_newline(plan: Plan) -> None:
+def add_fresh_newline(plan: ConversionPlan) -> None:
     """Give the plan a newline of the published initial scale, randn / √D, the same each time."""
     size = plan.model.config.text_config.hidden_size
     values = torch.randn(size, generator=torch.Generator().manual_seed(0)) * size**-0.5

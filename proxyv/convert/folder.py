@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from proxyv.convert.plan import Plan
+from proxyv.convert.plan import ConversionPlan
 from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.image_processing import ProxyVImageProcessor
@@ -90,7 +90,9 @@ def grid_of(pinpoints: Any, size: int, source: Path) -> list[list[int]] | None:
     return [[width // size, height // size] for width, height in pinpoints]
 
 
-def write_folder(plan: Plan, source: Path, target: Path, processor: ProxyVProcessor, template: str | None) -> None:
+def write_folder(
+    plan: ConversionPlan, source: Path, target: Path, processor: ProxyVProcessor, template: str | None
+) -> None:
     """Weights, configuration, generation settings and processor of a converted model."""
     model = plan.model
     assert isinstance(model, ProxyVForConditionalGeneration)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
-from proxyv.convert.plan import Part, Plan, Tensors
+from proxyv.convert.plan import ConversionPlan, Part, Tensors
 from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
 
@@ -60,7 +60,7 @@ def convert_internlm(source: Path, target: Path, theirs: Mapping[str, Any]) -> l
     return [*plan.notes, *_copy_tokenizer(source, target)]
 
 
-def internlm_plan(source: Path, theirs: Mapping[str, Any]) -> Plan:
+def internlm_plan(source: Path, theirs: Mapping[str, Any]) -> ConversionPlan:
     """The plan from their config.json and weights."""
     if theirs.get("bias"):
         raise UserError(f"{source / 'config.json'}: bias: true has no place in Llama's layout; not supported")
@@ -79,7 +79,7 @@ def internlm_plan(source: Path, theirs: Mapping[str, Any]) -> Plan:
 
     weights = find_weights(source)
     dtype = next(iter(weights.outlines().values())).dtype
-    return Plan(str(source), model, [Part(weights, translate)], dtype)
+    return ConversionPlan(str(source), model, [Part(weights, translate)], dtype)
 
 
 def split_qkv(fused: torch.Tensor, config: LlamaConfig) -> Tensors:

@@ -14,7 +14,7 @@ import torch
 
 from proxyv.convert.authors import add_fresh_newline
 from proxyv.convert.folder import grid_of, make_processor, meta_model, read_tokenizer, template_name, write_folder
-from proxyv.convert.plan import Part, Plan, Tensors, Translate
+from proxyv.convert.plan import ConversionPlan, Part, Tensors, Translate
 from proxyv.convert.tower import tower_prefix
 from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
@@ -51,7 +51,7 @@ def convert_llava_hf(source: Path, target: Path, theirs: Mapping[str, Any], temp
     return plan.notes
 
 
-def llava_hf_plan(source: Path, theirs: Mapping[str, Any]) -> Plan:
+def llava_hf_plan(source: Path, theirs: Mapping[str, Any]) -> ConversionPlan:
     """The plan from their config.json and weights. Raises UserError for what is not supported."""
     _check_supported(source, theirs)
     text = sub_config(_plain(theirs["text_config"]), f"{source / 'config.json'}: text_config")
@@ -66,7 +66,7 @@ def llava_hf_plan(source: Path, theirs: Mapping[str, Any]) -> Plan:
     weights = find_weights(source)
     outlines = weights.outlines()
     dtype = next((t.dtype for name, t in outlines.items() if name.endswith("embed_tokens.weight")), torch.float16)
-    plan = Plan(str(source), model, [Part(weights, llava_hf_translation(model))], dtype)
+    plan = ConversionPlan(str(source), model, [Part(weights, llava_hf_translation(model))], dtype)
     plan.notes.append(
         "LLaVA puts no newline, or one per row of patches, where ours puts one per crop: answers differ somewhat "
         "until the model is trained on"

@@ -38,7 +38,7 @@ class Part:
 
 
 @dataclass
-class Plan:
+class ConversionPlan:
     """All that is needed to write a model."""
 
     source: str  # for errors

@@ -25,7 +25,7 @@ from proxyv.pages.difficulty import Difficulty, resolve_difficulty
 from proxyv.pages.generate import KINDS, make_page, stream
 from proxyv.pages.page import PageSpec
 from proxyv.pages.records import (
-    Record,
+    PageRecord,
     caption_record,
     glyph_record,
     image_record,
@@ -155,7 +155,7 @@ def _write_training(root: Path, spec: PageSpec, arguments: Meta) -> dict[str, in
     (root / "images" / "train").mkdir(parents=True)
     kinds, pages, seed = arguments["kinds"], arguments["train_pages"], arguments["seed"]
     most = arguments["turns_per_page"]
-    files: dict[str, list[Record]] = {"captions": [], "instruct": [], "text": [], "glyphs": []}
+    files: dict[str, list[PageRecord]] = {"captions": [], "instruct": [], "text": [], "glyphs": []}
     order = [(kind, index) for index in range(pages) for kind in kinds]
     for kind, index in tqdm(order, desc="training pages", unit="page", delay=BAR_DELAY_SECONDS):
         page = make_page(kind, index, spec, seed=seed)
