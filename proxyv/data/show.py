@@ -10,8 +10,9 @@ import numpy as np
 from proxyv.config import Recipe, StageSpec
 from proxyv.constants import IGNORE_INDEX, IMAGE_TOKEN
 from proxyv.data.encoding import GLYPHS, Encoded, render
+from proxyv.data.outcomes import describe, no_counts
 from proxyv.data.readers import Sample
-from proxyv.data.training_data import COUNTS, TrainingData, describe
+from proxyv.data.training_data import TrainingData
 from proxyv.errors import UserError
 from proxyv.model.build import build_processor
 from proxyv.model.processing import ProxyVProcessor
@@ -34,7 +35,7 @@ def show_sample(recipe: Recipe, data_name: str | None = None, index: int = 0) ->
     reader = data.readers[0]
     if not 0 <= index < len(reader):
         raise UserError(f"index: {index} is no sample of '{name}'; use 0 to {len(reader) - 1}")
-    sample, counts = reader[index], np.zeros(len(COUNTS), dtype=np.int64)
+    sample, counts = reader[index], no_counts()
     encoded = data.encode(reader, sample, counts)
     lines = [f"{name} {index} of {len(reader)}: {reader.where(sample.id)}"]
     lines += [

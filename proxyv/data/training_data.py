@@ -12,12 +12,11 @@ from torch.utils.data import Dataset
 from proxyv.config import Recipe, suggest
 from proxyv.data.encoding import Encoded, check_template, encode_conversation, encode_glyphs
 from proxyv.data.images import BadImageError, blank_image, open_image
+from proxyv.data.outcomes import Outcome, describe, no_counts
 from proxyv.data.readers import Reader, Sample, check_source, open_reader
 from proxyv.errors import UserError
 from proxyv.model.processing import ProxyVProcessor
 
-# What happens to samples; every item carries these counts, in this order, so that they reach the log exactly.
-COUNTS = ("bad_images_skipped", "bad_images_substituted", "too_long_skipped", "unsupervised_skipped")
 BAD_IMAGE_POLICIES = ("fail", "skip", "substitute")
 TOO_LONG_POLICIES = ("skip", "fail")
 # Once so many samples were seen, more than half without a supervised token end the run.
@@ -26,7 +25,7 @@ PROBATION = 64
 PATIENCE = 1000
 CACHE_BYTES = 512 * 2**20
 
-Item = tuple[Encoded, np.ndarray]
+Item = tuple[Encoded, np.ndarray]  # a usable sample, and the counts (len(COUNTS),) of what was skipped before it
 
 
 class TrainingData(Dataset[Item]):
@@ -77,7 +76,7 @@ class TrainingData(Dataset[Item]):
         return self.readers[place], index - (self.ends[place - 1] if place else 0)
 
     def __getitem__(self, index: int) -> Item:
-        counts = np.zeros(len(COUNTS), dtype=np.int64)
+        counts = no_counts()
         for candidate in range(index, index + min(PATIENCE, len(self))):
             encoded, happened = self._encoded(candidate % len(self))
             counts += happened
@@ -91,10 +90,10 @@ class TrainingData(Dataset[Item]):
     def _encoded(self, index: int) -> tuple[Encoded | None, np.ndarray]:
         if index in self.cache:
             return self.cache[index]
-        counts = np.zeros(len(COUNTS), dtype=np.int64)
+        counts = no_counts()
         reader, place = self.locate(index)
         encoded = self.encode(reader, reader[place], counts)
-        self._watch_supervision(bool(counts[3]))
+        self._watch_supervision(bool(counts[Outcome.UNSUPERVISED_SKIPPED]))
         if self.fits is None and encoded is not None:  # the rest will be about as large as the first
             self.fits = (encoded.crops.nbytes + 2 * encoded.labels.nbytes) * len(self) <= CACHE_BYTES
         if self.fits:
@@ -115,10 +114,10 @@ class TrainingData(Dataset[Item]):
                     f"{reader.where(sample.id)} takes {len(encoded.input_ids)} tokens, more than "
                     f"stages.{self.stage}.max_length {self.max_length}; raise it, or set on_too_long to skip"
                 )
-            counts[2] += 1
+            counts[Outcome.TOO_LONG_SKIPPED] += 1
             return None
         if not encoded.supervised:
-            counts[3] += 1
+            counts[Outcome.UNSUPERVISED_SKIPPED] += 1
             return None
         return encoded
 
@@ -135,9 +134,9 @@ class TrainingData(Dataset[Item]):
                         "to skip or substitute"
                     ) from error
                 if reader.spec.on_bad_image == "skip":
-                    counts[0] += 1
+                    counts[Outcome.BAD_IMAGES_SKIPPED] += 1
                     return None
-                counts[1] += 1
+                counts[Outcome.BAD_IMAGES_SUBSTITUTED] += 1
                 images.append(blank_image(self.processor.image_processor.crop_size))
         return images
 
@@ -157,12 +156,6 @@ def check_sources(recipe: Recipe, stage: str) -> None:
         raise UserError(f"stages.{stage}.data: names no data set; give some of the recipe's `data`")
     for name in recipe.stages[stage].data:
         check_source(recipe, name)
-
-
-def describe(counts: np.ndarray) -> str:
-    """The counts that are not zero, in words."""
-    named = [f"{name.replace('_', ' ')}: {count}" for name, count in zip(COUNTS, counts.tolist(), strict=True) if count]
-    return ", ".join(named) or "nothing skipped"
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from proxyv.checkpoints.adapter_folder import load_weights, save_model
 from proxyv.config import StageSpec
 from proxyv.constants import IGNORE_INDEX
 from proxyv.data.order import TrainingOrder
-from proxyv.data.training_data import COUNTS
+from proxyv.data.outcomes import COUNTS
 from proxyv.errors import UserError
 from proxyv.model.lora import has_adapters
 from proxyv.model.modeling import ProxyVForConditionalGeneration

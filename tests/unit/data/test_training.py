@@ -8,7 +8,8 @@ from proxyv.config import DataSpec
 from proxyv.constants import IGNORE_INDEX
 from proxyv.data.collate import Collator
 from proxyv.data.order import TrainingOrder, grouped, steps_of
-from proxyv.data.training_data import COUNTS, TrainingData
+from proxyv.data.outcomes import COUNTS
+from proxyv.data.training_data import TrainingData
 from proxyv.errors import UserError
 from proxyv.model.build import build_processor
 from proxyv.pages.ensure import ensure_pages
