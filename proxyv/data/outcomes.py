@@ -1,4 +1,4 @@
-"""What can happen to a sample instead of being used as it is, counted along with every item so that the log is exact."""
+"""What can keep a sample from being used as it is; counted along with every item, so that the log is exact."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Readers: one class a file format. Each gives `Sample`s by index and keeps its records in an Arrow table.
 
-Add a format: subclass `Reader`, give it a line in `READERS`, and a YAML under configs/data.
+Add a format: a subclass of `Reader` here, with its `format`, `read`, `sample` and `lengths`; and a YAML under
+configs/data whose data sets say `reader: <format>`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 
@@ -25,6 +26,12 @@ ROLES = {
     "system": "system",
 }
 _TURNS = [{"from": datasets.Value("string"), "value": datasets.Value("string")}]
+
+
+# What a reader's samples hold, of `Sample`'s fields.
+CONVERSATIONS, GRIDS = "conversations", "grids"
+
+READERS: dict[str, type[Reader]] = {}  # every subclass of Reader, by its format
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,12 @@ class Reader:
     Raises UserError, when made, for a missing or malformed file; by index, for a malformed record.
     """
 
-    has_grid = False  # gives characters of cells instead of conversations
+    format: ClassVar[str] = ""  # the name by which a recipe's `data` asks for it
+    gives: ClassVar[str] = CONVERSATIONS
+
+    def __init_subclass__(cls) -> None:
+        if "format" in vars(cls):
+            READERS[cls.format] = cls
 
     def __init__(self, name: str, spec: DataSpec, data_root: str | Path):
         self.name, self.spec = name, spec
@@ -99,6 +111,8 @@ class LlavaReader(Reader):
     LLaVA-NeXT-Data; `path` may hold `*`). The format: github.com/haotian-liu/LLaVA, docs/Finetune_Custom_Data.md.
     A JSON file is parsed once as a whole; then only its Arrow table stays in memory.
     """
+
+    format = "llava"
 
     def read(self) -> datasets.Dataset:
         if self.file.suffix == ".parquet":
@@ -163,7 +177,8 @@ class LlavaReader(Reader):
 class GlyphReader(Reader):
     """`glyphs.json` of the synthetic pages: `{"id", "image", "grid": [row, …]}`, one character a cell."""
 
-    has_grid = True
+    format = "glyphs"
+    gives = GRIDS
 
     def read(self) -> datasets.Dataset:
         records = self.records()
@@ -178,9 +193,6 @@ class GlyphReader(Reader):
 
     def lengths(self) -> list[int]:
         return [1] * len(self)
-
-
-READERS: dict[str, type[Reader]] = {"llava": LlavaReader, "glyphs": GlyphReader}
 
 
 def open_reader(recipe: Recipe, name: str) -> Reader:

@@ -10,10 +10,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from proxyv.config import Recipe, suggest
-from proxyv.data.encoding import Encoded, check_template, encode_conversation, encode_glyphs
+from proxyv.data.encoding import Encoded
 from proxyv.data.images import BadImageError, blank_image, open_image
+from proxyv.data.objectives import objective_of
 from proxyv.data.outcomes import Outcome, describe, no_counts
-from proxyv.data.readers import Reader, Sample, check_source, open_reader
+from proxyv.data.readers import READERS, Reader, Sample, check_source, open_reader
 from proxyv.errors import UserError
 from proxyv.model.processing import ProxyVProcessor
 
@@ -34,34 +35,34 @@ class TrainingData(Dataset[Item]):
     A sample is never cut: one longer than `max_length` (vision and newline rows included) is skipped or refused.
     A stage that fits `CACHE_BYTES` is encoded once per process.
 
-    Raises UserError for a stage without data, wrong policies, or readers that do not suit the objective; by index
-    for bad images and long samples where the policy is "fail", and where too little of the data is usable.
+    Raises UserError for a stage without data, an unknown objective, wrong policies, or readers that do not suit the
+    objective; by index for bad images and long samples where the policy is "fail", and where too little of the data is
+    usable.
     """
 
     def __init__(self, recipe: Recipe, stage: str, processor: ProxyVProcessor):
         spec = recipe.stages[stage]
-        self.stage, self.processor = stage, processor
+        self.stage, self.processor, self.objective = stage, processor, objective_of(spec, stage)
         self.max_length, self.image_mode, self.on_too_long = spec.max_length, spec.image_mode, spec.on_too_long
         check_sources(recipe, stage)
         _check_choice(f"stages.{stage}.on_too_long", spec.on_too_long, TOO_LONG_POLICIES)
         self.readers = [open_reader(recipe, name) for name in spec.data]
-        self._check_readers(spec.objective == "patch_classification")
+        self._check_readers()
         self.ends = list(accumulate(len(reader) for reader in self.readers))
         self.seen = self.unsupervised = 0
         self.cache: dict[int, tuple[Encoded | None, np.ndarray]] = {}
-        self.fits: bool | None = None  # whether all samples fit the cache; told by the first
+        self.fits: bool | None = None  # whether all samples fit the cache; None until the first is encoded
 
-    def _check_readers(self, wants_grid: bool) -> None:
+    def _check_readers(self) -> None:
         for reader in self.readers:
             _check_choice(f"data.{reader.name}.on_bad_image", reader.spec.on_bad_image, BAD_IMAGE_POLICIES)
-            if reader.has_grid != wants_grid:
-                wanted = "'glyphs'" if wants_grid else "one of conversations"
+            if reader.gives != self.objective.takes:
+                fitting = (f"'{name}'" for name, kind in READERS.items() if kind.gives == self.objective.takes)
                 raise UserError(
                     f"stages.{self.stage}.data: '{reader.name}' has reader '{reader.spec.reader}', "
-                    f"but the stage's objective needs {wanted}"
+                    f"but the stage's objective needs {' or '.join(fitting)}"
                 )
-        if not wants_grid:
-            check_template(self.processor)
+        self.objective.check_processor(self.processor)
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -101,13 +102,12 @@ class TrainingData(Dataset[Item]):
         return encoded, counts
 
     def encode(self, reader: Reader, sample: Sample, counts: np.ndarray) -> Encoded | None:
-        """One sample under the stage's policies; None where it is skipped, with the reason added to `counts`."""
+        """One sample under the stage's policies; None where it is skipped, with the reason added to `counts`
+        (len(COUNTS),), in place. Raises UserError where a policy is "fail"."""
         images = self._open(reader, sample, counts)
         if images is None:
             return None
-        if sample.grid:
-            return encode_glyphs(self.processor, sample, images[0])
-        encoded = encode_conversation(self.processor, sample, images, self.image_mode)
+        encoded = self.objective.encode(self.processor, sample, images, self.image_mode)
         if len(encoded.input_ids) > self.max_length:
             if self.on_too_long == "fail":
                 raise UserError(

@@ -13,7 +13,7 @@ from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
 from proxyv.model.registry import settle_method
 from proxyv.train import stage as stage_module
 from proxyv.train import train
-from proxyv.train.stage import load_start, sanitise_generation
+from proxyv.train.start import load_start, sanitise_generation
 from proxyv.train.trainer import StageTrainer
 from tests.small_runs import (
     ALL_GROUPS,
