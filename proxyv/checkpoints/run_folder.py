@@ -66,8 +66,8 @@ def open_run(recipe: Recipe, run: Path, resume: bool) -> None:
 
 
 def run_of(folder: Path) -> Path | None:
-    """The run folder that a model folder lies in, at most two levels up, or the folder itself; told by its recipe.
-    None: there is none."""
+    """The run folder that a model folder lies in, at most two levels up, or the folder itself: the nearest that holds
+    a recipe. None: there is none."""
     return next((parent for parent in (folder, *folder.parents[:2]) if (parent / RECIPE).is_file()), None)
 
 

@@ -78,7 +78,8 @@ class ConversionPlan:
         return files
 
     def tensors(self, part: Part, file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-        """What one source file becomes, in the target's dtype, each with its own memory."""
+        """What one source file becomes: our names and tensors in the target's shapes and dtype, each with its own
+        memory."""
         for name, tensor in part.weights.read(file):
             for ours, value in (self._translated(part, name, tensor) or {}).items():
                 value = value.to(self.dtype).contiguous()
@@ -95,7 +96,10 @@ class ConversionPlan:
         return tied_names(self.model)
 
     def write(self, target: Path) -> None:
-        """Write safetensors, one file for each source file that gives anything, and their index."""
+        """Write safetensors, one file for each source file that gives anything, and their index.
+
+        Raises UserError as `check` does; nothing is written then.
+        """
         files = self.check()
         target.mkdir(parents=True, exist_ok=True)
         index: dict[str, str] = {}

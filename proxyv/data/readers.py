@@ -56,7 +56,7 @@ class Reader:
     Raises UserError, when made, for a missing or malformed file; by index, for a malformed record.
     """
 
-    format: ClassVar[str] = ""  # the name by which a recipe's `data` asks for it
+    format: ClassVar[str] = ""  # what a data set says as its `reader`
     gives: ClassVar[str] = CONVERSATIONS
 
     def __init_subclass__(cls) -> None:

@@ -22,7 +22,7 @@ BASE = "base"  # folder beside an adapter, for a base model that no other folder
 
 
 def check_lora(spec: StageSpec, stage: str) -> None:
-    """Raise UserError for a stage's `lora` that cannot work, as far as can be told without the model."""
+    """Raise UserError for a stage's `lora` that cannot work, as far as the fields alone show it."""
     field, lora = f"stages.{stage}.lora", spec.lora
     if lora is None:
         return

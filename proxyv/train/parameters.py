@@ -36,7 +36,7 @@ def set_trainable(model: ProxyVForConditionalGeneration, spec: StageSpec, stage:
 
 
 def _without_gradient(model: ProxyVForConditionalGeneration) -> list[nn.Parameter]:
-    """The tower's parameters that the features do not depend on, told by one blank crop."""
+    """The tower's parameters that the features of one blank crop do not depend on."""
     config = model.config.vision_config
     parameters = list(model.vision_tower.parameters())
     blank = parameters[0].new_zeros(1, config.num_channels, config.image_size, config.image_size)

@@ -1,4 +1,4 @@
-"""The interface of an objective. Generic code calls the methods below and never asks which objective it is:
+"""The interface of an objective. Generic code calls the methods below and does not know which objective it is:
 
 check, check_processor   before training: do the stage's fields and the chat template suit
 encode                   one sample → token ids, labels, crops
