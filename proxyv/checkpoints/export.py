@@ -79,7 +79,10 @@ def export(model: str | Path, target: str | Path, *, hub_name: str | None = None
 
 
 def _check_complete(folder: Path) -> ProxyVConfig:
-    """The model's configuration, after a look at its processor and its weights' names and shapes."""
+    """The model's configuration, after a look at its processor and its weights' names and shapes.
+
+    Raises UserError where one of them is missing or does not fit.
+    """
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if model_type != ProxyVConfig.model_type:
         raise UserError(f"{folder}: model_type '{model_type}' is not proxyv's; convert it first")

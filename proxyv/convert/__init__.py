@@ -81,6 +81,7 @@ def convert(
 
 
 def _stage_one(source: Path, target: Path, onto: str | Path | None) -> list[str]:
+    """As `convert_stage_one`. Raises UserError where file or recipe is missing."""
     if not source.is_file():
         raise UserError(f"{source}: --onto takes a stage-1 file (mm_projector.bin), and this is no file")
     if onto is None:

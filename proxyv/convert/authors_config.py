@@ -51,6 +51,7 @@ def authors_config(their_config: Mapping[str, Any], vision_config: PreTrainedCon
 
 
 def _method(their_config: Mapping[str, Any], weights: Tensors) -> dict[str, Any]:
+    """Our method's name and fields. Raises UserError where a weight that says one of them is missing."""
     if not their_config.get("proxyv", False):
         return {"name": "full"}
     needed = ["model.vision_mlp_layers.0.context_proj.weight"]

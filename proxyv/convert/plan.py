@@ -23,6 +23,7 @@ from proxyv.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
 # (their name, tensor) → what it becomes: nothing ({}) where it is left out on purpose, None where it is unknown.
+# Their weight may be on the meta device: then shapes and dtypes alone matter.
 Translate = Callable[[str, torch.Tensor], Tensors | None]
 
 # Buffers that old transformers versions saved; every version computes them.

@@ -37,7 +37,7 @@ class SourceReport:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
 
     def add(self, encoded: Encoded | None, counts: np.ndarray) -> None:
-        """Count one sample."""
+        """Count one sample: as encoded (None: skipped), and the counts (len(COUNTS),) of what happened to it."""
         for name, count in zip(COUNTS, counts.tolist(), strict=True):
             self.counts[name] += count
         if encoded is None:

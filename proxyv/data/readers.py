@@ -78,11 +78,11 @@ class Reader:
         return self.sample(self.table[index])
 
     def read(self) -> datasets.Dataset:
-        """The file as a table, cut to `limit`."""
+        """The file as a table, cut to `limit`. Raises UserError for a file of another format."""
         raise NotImplementedError
 
     def sample(self, row: dict[str, Any]) -> Sample:
-        """One row of the table as a sample."""
+        """One row of the table as a sample. Raises UserError for a malformed one."""
         raise NotImplementedError
 
     def lengths(self) -> list[int]:
@@ -127,7 +127,10 @@ class LlavaReader(Reader):
         return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
     def _read_parquet(self) -> datasets.Dataset:
-        """Parquet shards through the Hugging Face cache, which maps them into memory."""
+        """Parquet shards through the Hugging Face cache, which maps them into memory.
+
+        Raises UserError for a missing column.
+        """
         table = datasets.Dataset.from_parquet(sorted(str(path) for path in self.file.parent.glob(self.file.name)))
         if missing := {"id", "conversations"} - set(table.column_names):
             raise UserError(f"data.{self.name}.path: {self.file} has no column {', '.join(sorted(missing))}")
@@ -136,6 +139,7 @@ class LlavaReader(Reader):
         return table if self.spec.limit is None else table.select(range(min(self.spec.limit, len(table))))
 
     def _turns(self, turns: Any, identity: str) -> list[dict[str, str]]:
+        """The turns with nothing but "from" and "value". Raises UserError for anything else than turns."""
         if not isinstance(turns, list) or not turns:
             raise UserError(f"{self.where(identity)} has no 'conversations'; give a list of turns")
         for turn in turns:

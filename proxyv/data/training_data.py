@@ -54,6 +54,7 @@ class TrainingData(Dataset[Item]):
         self.fits: bool | None = None  # whether all samples fit the cache; None until the first is encoded
 
     def _check_readers(self) -> None:
+        """Raise UserError for a wrong policy, and for readers or a processor that do not suit the objective."""
         for reader in self.readers:
             _check_choice(f"data.{reader.name}.on_bad_image", reader.spec.on_bad_image, BAD_IMAGE_POLICIES)
             if reader.gives != self.objective.takes:
@@ -89,6 +90,7 @@ class TrainingData(Dataset[Item]):
         )
 
     def _encoded(self, index: int) -> tuple[Encoded | None, np.ndarray]:
+        """Sample `index` (None: skipped) and its counts (len(COUNTS),), from the cache where it is there."""
         if index in self.cache:
             return self.cache[index]
         counts = no_counts()
@@ -122,7 +124,8 @@ class TrainingData(Dataset[Item]):
         return encoded
 
     def _open(self, reader: Reader, sample: Sample, counts: np.ndarray) -> list[Image.Image] | None:
-        """The sample's images under its data set's policy; None where the sample is skipped."""
+        """The sample's images under its data set's policy, counted in `counts` (len(COUNTS),); None where the sample is
+        skipped. Raises UserError where the policy is "fail"."""
         images = []
         for source in sample.images:
             try:
@@ -141,6 +144,7 @@ class TrainingData(Dataset[Item]):
         return images
 
     def _watch_supervision(self, unsupervised: bool) -> None:
+        """Raise UserError once most of the samples seen so far had nothing to learn from."""
         self.seen += 1
         self.unsupervised += unsupervised
         if self.seen >= PROBATION and 2 * self.unsupervised > self.seen:

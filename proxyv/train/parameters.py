@@ -63,7 +63,7 @@ def rate_of(spec: StageSpec, group: str) -> float:
 
 
 def inner_matrices(model: ProxyVForConditionalGeneration) -> set[torch.Tensor]:
-    """Weights of linear layers between embedding and output head: what Muon is made for."""
+    """Weights (out, in) of linear layers between embedding and output head: what Muon is made for."""
     head = model.get_output_embeddings()
     linear = (module for module in model.modules() if isinstance(module, nn.Linear) and module is not head)
     return {module.weight for module in linear}

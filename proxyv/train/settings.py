@@ -50,6 +50,7 @@ def check_stage(recipe: Recipe, stage: str) -> None:
 
 
 def _check_deepspeed(file: str, field: str) -> None:
+    """Raise UserError where the file or the package is missing."""
     if not Path(file).is_file():
         raise UserError(f"{field}: {file} does not exist; start in the repository's root")
     if importlib.util.find_spec("deepspeed") is None:
