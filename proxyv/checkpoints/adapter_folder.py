@@ -95,6 +95,7 @@ def _adapter_names(model: ProxyVForConditionalGeneration) -> dict[str, str]:
 
 
 def _write(file: Path, weights: Mapping[str, torch.Tensor], names: Mapping[str, str], metadata: dict[str, str]) -> None:
+    """Write `weights` under the names that `names` gives them (name in the file → name in the model)."""
     tensors = {kept: weights[name].detach().clone().contiguous() for kept, name in names.items()}
     save_file(tensors, file, metadata={"format": "pt", **metadata})
 
@@ -152,6 +153,7 @@ def load_weights(model: ProxyVForConditionalGeneration, folder: Path) -> None:
 
 
 def _copy(model: ProxyVForConditionalGeneration, file: Path) -> None:
+    """Copy one file's weights into the model. Raises UserError where they do not fit, or cannot be read."""
     try:
         with safe_open(file, framework="pt") as opened:
             groups = set((opened.metadata() or {}).get("groups", "").split())

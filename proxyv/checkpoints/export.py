@@ -22,7 +22,7 @@ import proxyv
 from proxyv.checkpoints.adapter_folder import is_adapter_folder
 from proxyv.checkpoints.run_folder import RECIPE, find_model, read_recipe, run_of
 from proxyv.convert.folder import meta_model
-from proxyv.convert.plan import Part, Plan, Tensors
+from proxyv.convert.plan import ConversionPlan, Part, Tensors
 from proxyv.convert.tower import tower_translation
 from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
@@ -79,7 +79,10 @@ def export(model: str | Path, target: str | Path, *, hub_name: str | None = None
 
 
 def _check_complete(folder: Path) -> ProxyVConfig:
-    """The model's configuration, after a look at its processor and its weights' names and shapes."""
+    """The model's configuration, after a look at its processor and its weights' names and shapes.
+
+    Raises UserError where one of them is missing or does not fit.
+    """
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if model_type != ProxyVConfig.model_type:
         raise UserError(f"{folder}: model_type '{model_type}' is not proxyv's; convert it first")
@@ -95,7 +98,7 @@ def _check_complete(folder: Path) -> ProxyVConfig:
         inner = name.removeprefix("vision_tower.")
         return {name: tensor} if inner == name else tower(inner, tensor)
 
-    Plan(str(folder), model, [Part(find_weights(folder), translate)], torch.float32).check()
+    ConversionPlan(str(folder), model, [Part(find_weights(folder), translate)], torch.float32).check()
     return config
 
 

@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from proxyv.config import Recipe, first_difference, load_recipe, read_yaml, save_recipe, suggest
 from proxyv.errors import UserError
+from proxyv.model.registry import settle_method
 
 RECIPE = "recipe.yaml"
 FINISHED = "finished.json"
@@ -65,8 +66,8 @@ def open_run(recipe: Recipe, run: Path, resume: bool) -> None:
 
 
 def run_of(folder: Path) -> Path | None:
-    """The run folder that a model folder lies in, at most two levels up, or the folder itself; told by its recipe.
-    None: there is none."""
+    """The run folder that a model folder lies in, at most two levels up, or the folder itself: the nearest that holds
+    a recipe. None: there is none."""
     return next((parent for parent in (folder, *folder.parents[:2]) if (parent / RECIPE).is_file()), None)
 
 
@@ -78,10 +79,14 @@ def read_recipe(run: Path | None) -> dict[str, Any]:
 
 
 def recipe_change(recipe: Recipe, folder: Path) -> str | None:
-    """The first field in which `recipe` is not the one that lies in the folder, in words; None where it is the same."""
+    """The first field in which `recipe` is not the one that lies in the folder, in words; None where it is the same.
+
+    Defaults of the method count as written out, in both. Raises UserError where one of the methods is unknown.
+    """
     if not (folder / RECIPE).is_file():
         return f"no {RECIPE} lies there"
-    change = first_difference(asdict(load_recipe(folder / RECIPE)), asdict(recipe))
+    recorded, wanted = settle_method(load_recipe(folder / RECIPE)), settle_method(recipe)
+    change = first_difference(asdict(recorded), asdict(wanted))
     return change and f"{change[0]} was {change[1]!r} and is {change[2]!r}"
 
 

@@ -1,4 +1,13 @@
-"""Reading other projects' checkpoints into ours, file by file."""
+"""Other projects' checkpoints → ours, file by file.
+
+authors.py authors_config.py   LLaVA's original layout: the authors' ProxyV, LLaVA-1.5, LLaVA-NeXT
+llava_hf.py                    the layout of transformers' own LLaVA classes
+internlm.py                    InternLM2 → a Llama folder
+stage_one.py                   what stage 1 trained (mm_projector.bin), put onto pretrained parts
+plan.py                        a conversion as data, checked on shapes before anything is written
+weights.py tower.py folder.py  reading weights; the vision tower; the files around the weights
+newline.py                     the newline token, where LLaVA differs
+"""
 
 from __future__ import annotations
 
@@ -6,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxyv.config import load_recipe
-from proxyv.convert import authors, llava_hf
+from proxyv.convert import authors_config, llava_hf
 from proxyv.convert.authors import convert_authors, load_authors
 from proxyv.convert.internlm import convert_internlm
 from proxyv.convert.llava_hf import convert_llava_hf
@@ -18,7 +27,8 @@ from proxyv.errors import UserError
 __all__ = ["Converted", "convert", "load_authors"]
 
 SUPPORTED = (
-    f"LLaVA's layout ({', '.join(authors.MODEL_TYPES)}), transformers' LLaVA ({', '.join(llava_hf.MODEL_TYPES)}), "
+    f"LLaVA's layout ({', '.join(authors_config.MODEL_TYPES)}), "
+    f"transformers' LLaVA ({', '.join(llava_hf.MODEL_TYPES)}), "
     "InternLM2 (internlm2) and stage-1 files (mm_projector.bin)"
 )
 
@@ -57,20 +67,21 @@ def convert(
     if Path(source).is_file() or onto is not None:
         return Converted(target, _stage_one(Path(source), target, onto))
     folder = locate(source, "source")
-    theirs = read_config(folder)
-    kind = theirs.get("model_type")
+    their_config = read_config(folder)
+    kind = their_config.get("model_type")
     if kind == "internlm2":
-        notes = convert_internlm(folder, target, theirs)
-    elif kind in llava_hf.MODEL_TYPES and "text_config" in theirs:
-        notes = convert_llava_hf(folder, target, theirs, chat_template)
-    elif kind in authors.MODEL_TYPES:
-        notes = convert_authors(folder, target, theirs, tower, chat_template)
+        notes = convert_internlm(folder, target, their_config)
+    elif kind in llava_hf.MODEL_TYPES and "text_config" in their_config:
+        notes = convert_llava_hf(folder, target, their_config, chat_template)
+    elif kind in authors_config.MODEL_TYPES:
+        notes = convert_authors(folder, target, their_config, tower, chat_template)
     else:
         raise UserError(f"{folder / 'config.json'}: model_type '{kind}' cannot be converted; supported are {SUPPORTED}")
     return Converted(target, notes)
 
 
 def _stage_one(source: Path, target: Path, onto: str | Path | None) -> list[str]:
+    """As `convert_stage_one`. Raises UserError where file or recipe is missing."""
     if not source.is_file():
         raise UserError(f"{source}: --onto takes a stage-1 file (mm_projector.bin), and this is no file")
     if onto is None:

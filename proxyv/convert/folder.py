@@ -1,4 +1,4 @@
-"""What stands around the weights in a proxyv model folder: configuration, processor, generation settings."""
+"""The files around the weights in a proxyv model folder: configuration, processor, generation settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from proxyv.convert.plan import Plan
+from proxyv.convert.plan import ConversionPlan
 from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.image_processing import ProxyVImageProcessor
@@ -18,7 +18,7 @@ from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor, chat_template
 from proxyv.model.vision import grid_side
 
-# Family → chat template; None: the tokenizer's own. Llama 3 is told from Vicuna by its vocabulary.
+# Family → chat template; None: the tokenizer's own. Llama 3 and Vicuna differ in the size of their vocabularies.
 _TEMPLATES = {"llama": "vicuna_v1", "qwen2": "qwen", "phi3": "phi3", "mistral": None, "qwen3": None}
 _LLAMA3_VOCABULARY = 128_000
 # The token that closes a turn, where the LLM's configuration names only the end of the text.
@@ -32,7 +32,7 @@ def meta_model(config: ProxyVConfig) -> ProxyVForConditionalGeneration:
 
 
 def template_name(config: ProxyVConfig, wanted: str | None) -> str | None:
-    """The chat template to use: the one asked for, else the one that the family's models were trained with."""
+    """The chat template to use: `wanted`, else the one that the family's models were trained with."""
     if wanted is not None:
         return wanted
     text = config.text_config
@@ -90,7 +90,9 @@ def grid_of(pinpoints: Any, size: int, source: Path) -> list[list[int]] | None:
     return [[width // size, height // size] for width, height in pinpoints]
 
 
-def write_folder(plan: Plan, source: Path, target: Path, processor: ProxyVProcessor, template: str | None) -> None:
+def write_folder(
+    plan: ConversionPlan, source: Path, target: Path, processor: ProxyVProcessor, template: str | None
+) -> None:
     """Weights, configuration, generation settings and processor of a converted model."""
     model = plan.model
     assert isinstance(model, ProxyVForConditionalGeneration)
@@ -101,9 +103,9 @@ def write_folder(plan: Plan, source: Path, target: Path, processor: ProxyVProces
     model.config.save_pretrained(target)
     generation = model.generation_config
     assert generation is not None
-    theirs = _generation_ids(source)
-    generation.update(**theirs)
-    ends = {*_as_list(model.config.text_config.eos_token_id), *_as_list(theirs.get("eos_token_id"))} - {None}
+    ids = _generation_ids(source)
+    generation.update(**ids)
+    ends = {*_as_list(model.config.text_config.eos_token_id), *_as_list(ids.get("eos_token_id"))} - {None}
     turn_end = _TURN_END.get(template or "")
     if turn_end in processor.tokenizer.get_vocab():
         ends.add(processor.tokenizer.convert_tokens_to_ids(turn_end))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
-from proxyv.convert.plan import Part, Plan, Tensors
+from proxyv.convert.plan import ConversionPlan, Part, Tensors
 from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
 
@@ -46,12 +46,12 @@ _NOT_LLAMA = {
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "special_tokens_map.json")
 
 
-def convert_internlm(source: Path, target: Path, theirs: Mapping[str, Any]) -> list[str]:
+def convert_internlm(source: Path, target: Path, their_config: Mapping[str, Any]) -> list[str]:
     """Write a Llama folder: weights, config, generation config and tokenizer. Returns notes for the user.
 
     Raises UserError for attention biases, which InternLM2.5 has not, and for weights that do not fit.
     """
-    plan = internlm_plan(source, theirs)
+    plan = internlm_plan(source, their_config)
     plan.write(target)
     plan.model.config.dtype = plan.dtype
     plan.model.config.architectures = ["LlamaForCausalLM"]
@@ -60,12 +60,12 @@ def convert_internlm(source: Path, target: Path, theirs: Mapping[str, Any]) -> l
     return [*plan.notes, *_copy_tokenizer(source, target)]
 
 
-def internlm_plan(source: Path, theirs: Mapping[str, Any]) -> Plan:
-    """The plan from their config.json and weights."""
-    if theirs.get("bias"):
+def internlm_plan(source: Path, their_config: Mapping[str, Any]) -> ConversionPlan:
+    """The plan from their config.json and weights. Raises UserError for attention biases and a lack of weights."""
+    if their_config.get("bias"):
         raise UserError(f"{source / 'config.json'}: bias: true has no place in Llama's layout; not supported")
     known = {*LlamaConfig().to_dict(), "rope_theta", "rope_scaling"} - _NOT_LLAMA
-    config = LlamaConfig(**{key: value for key, value in theirs.items() if key in known and value is not None})
+    config = LlamaConfig(**{key: value for key, value in their_config.items() if key in known and value is not None})
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
 
@@ -79,11 +79,12 @@ def internlm_plan(source: Path, theirs: Mapping[str, Any]) -> Plan:
 
     weights = find_weights(source)
     dtype = next(iter(weights.outlines().values())).dtype
-    return Plan(str(source), model, [Part(weights, translate)], dtype)
+    return ConversionPlan(str(source), model, [Part(weights, translate)], dtype)
 
 
 def split_qkv(fused: torch.Tensor, config: LlamaConfig) -> Tensors:
-    """(kv heads · (q per kv + 2) · head size, D) → q_proj, k_proj and v_proj.
+    """One matrix (kv heads · (q per kv + 2) · head size, D) → q_proj (q heads · head size, D), k_proj and v_proj
+    (kv heads · head size, D), same dtype.
 
     Each key/value head's rows are its queries' heads, then its key, then its value.
     """

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from proxyv.convert.authors import add_fresh_newline
 from proxyv.convert.folder import grid_of, make_processor, meta_model, read_tokenizer, template_name, write_folder
-from proxyv.convert.plan import Part, Plan, Tensors, Translate
+from proxyv.convert.newline import NEWLINES_DIFFER, add_fresh_newline
+from proxyv.convert.plan import ConversionPlan, Part, Tensors, Translate
 from proxyv.convert.tower import tower_prefix
 from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
@@ -35,42 +35,39 @@ _RENAMES = (
 _TOWER = re.compile(r"^(model\.)?vision_tower\.(vision_model\.)?")
 
 
-def convert_llava_hf(source: Path, target: Path, theirs: Mapping[str, Any], template: str | None) -> list[str]:
+def convert_llava_hf(source: Path, target: Path, their_config: Mapping[str, Any], template: str | None) -> list[str]:
     """Write a `llava-hf` checkpoint as a proxyv model folder. Returns notes for the user.
 
     Raises UserError for settings and weights that have no counterpart, and where there is no tokenizer.
     """
-    plan = llava_hf_plan(source, theirs)
+    plan = llava_hf_plan(source, their_config)
     config = plan.model.config
     template = template_name(config, template)
-    anyres = theirs["model_type"] == "llava_next"
-    pinpoints = [[width, height] for height, width in theirs.get("image_grid_pinpoints") or _PINPOINTS]
+    anyres = their_config["model_type"] == "llava_next"
+    pinpoints = [[width, height] for height, width in their_config.get("image_grid_pinpoints") or _PINPOINTS]
     grid = grid_of(pinpoints, config.vision_config.image_size, source) if anyres else None
     processor = make_processor(read_tokenizer(source), config, anyres, grid, template)
     write_folder(plan, source, target, processor, template)
     return plan.notes
 
 
-def llava_hf_plan(source: Path, theirs: Mapping[str, Any]) -> Plan:
+def llava_hf_plan(source: Path, their_config: Mapping[str, Any]) -> ConversionPlan:
     """The plan from their config.json and weights. Raises UserError for what is not supported."""
-    _check_supported(source, theirs)
-    text = sub_config(_plain(theirs["text_config"]), f"{source / 'config.json'}: text_config")
+    _check_supported(source, their_config)
+    text = sub_config(_plain(their_config["text_config"]), f"{source / 'config.json'}: text_config")
     config = ProxyVConfig(
         text_config=text,
-        vision_config=sub_config(_plain(theirs["vision_config"]), f"{source / 'config.json'}: vision_config"),
+        vision_config=sub_config(_plain(their_config["vision_config"]), f"{source / 'config.json'}: vision_config"),
         method={"name": "full"},
         image_token_id=text.vocab_size,
-        feature_layer=theirs.get("vision_feature_layer", -2),
+        feature_layer=their_config.get("vision_feature_layer", -2),
     )
     model = meta_model(config)
     weights = find_weights(source)
     outlines = weights.outlines()
     dtype = next((t.dtype for name, t in outlines.items() if name.endswith("embed_tokens.weight")), torch.float16)
-    plan = Plan(str(source), model, [Part(weights, llava_hf_translation(model))], dtype)
-    plan.notes.append(
-        "LLaVA puts no newline, or one per row of patches, where ours puts one per crop: answers differ somewhat "
-        "until the model is trained on"
-    )
+    plan = ConversionPlan(str(source), model, [Part(weights, llava_hf_translation(model))], dtype)
+    plan.notes.append(NEWLINES_DIFFER)
     if not any(name.removeprefix("model.") == "image_newline" for name in outlines):
         add_fresh_newline(plan)
     return plan
@@ -96,15 +93,16 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in skipped}
 
 
-def _check_supported(source: Path, theirs: Mapping[str, Any]) -> None:
+def _check_supported(source: Path, their_config: Mapping[str, Any]) -> None:
     """Raise UserError for settings that have no counterpart here."""
     only = {
         "projector_hidden_act": "gelu",
         "vision_feature_select_strategy": "default",
         "multimodal_projector_bias": True,
     }
+    file = source / "config.json"
     for key, value in only.items():
-        if theirs.get(key, value) != value:
-            raise UserError(f"{source / 'config.json'}: {key} '{theirs[key]}' is not supported, only '{value}'")
-    if not isinstance(theirs.get("vision_feature_layer", -2), int):
-        raise UserError(f"{source / 'config.json'}: vision_feature_layer must be one layer; several are not supported")
+        if their_config.get(key, value) != value:
+            raise UserError(f"{file}: {key} '{their_config[key]}' is not supported, only '{value}'")
+    if not isinstance(their_config.get("vision_feature_layer", -2), int):
+        raise UserError(f"{file}: vision_feature_layer must be one layer; several are not supported")

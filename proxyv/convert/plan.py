@@ -23,6 +23,7 @@ from proxyv.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
 # (their name, tensor) → what it becomes: nothing ({}) where it is left out on purpose, None where it is unknown.
+# Their weight may be on the meta device: then shapes and dtypes alone matter.
 Translate = Callable[[str, torch.Tensor], Tensors | None]
 
 # Buffers that old transformers versions saved; every version computes them.
@@ -38,7 +39,7 @@ class Part:
 
 
 @dataclass
-class Plan:
+class ConversionPlan:
     """All that is needed to write a model."""
 
     source: str  # for errors
@@ -78,7 +79,8 @@ class Plan:
         return files
 
     def tensors(self, part: Part, file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-        """What one source file becomes, in the target's dtype, each with its own memory."""
+        """What one source file becomes: our names and tensors in the target's shapes and dtype, each with its own
+        memory."""
         for name, tensor in part.weights.read(file):
             for ours, value in (self._translated(part, name, tensor) or {}).items():
                 value = value.to(self.dtype).contiguous()
@@ -95,7 +97,10 @@ class Plan:
         return tied_names(self.model)
 
     def write(self, target: Path) -> None:
-        """Write safetensors, one file for each source file that gives anything, and their index."""
+        """Write safetensors, one file for each source file that gives anything, and their index.
+
+        Raises UserError as `check` does; nothing is written then.
+        """
         files = self.check()
         target.mkdir(parents=True, exist_ok=True)
         index: dict[str, str] = {}

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from proxyv.config import Recipe
-from proxyv.convert.authors import add_fresh_newline, authors_translation
+from proxyv.convert.authors import authors_translation
 from proxyv.convert.folder import meta_model, write_folder
-from proxyv.convert.plan import Part, Plan, Tensors
+from proxyv.convert.newline import add_fresh_newline
+from proxyv.convert.plan import ConversionPlan, Part, Tensors
 from proxyv.convert.tower import tower_part
 from proxyv.convert.weights import WeightFiles, find_weights, locate
 from proxyv.errors import UserError
@@ -31,8 +32,11 @@ def convert_stage_one(source: Path, target: Path, recipe: Recipe) -> list[str]:
     return plan.notes
 
 
-def stage_one_plan(source: Path, recipe: Recipe) -> Plan:
-    """The plan: LLM, tower and stage-1 file together make the model."""
+def stage_one_plan(source: Path, recipe: Recipe) -> ConversionPlan:
+    """The plan: LLM, tower and stage-1 file together make the model.
+
+    Raises UserError where the recipe names no pretrained LLM or tower, or one that cannot be found.
+    """
     for field, name in (("llm.pretrained", recipe.llm.pretrained), ("vision.pretrained", recipe.vision.pretrained)):
         if name is None:
             raise UserError(f"{field}: the recipe names none, and a stage-1 file holds only what stage 1 trained")
@@ -54,7 +58,7 @@ def stage_one_plan(source: Path, recipe: Recipe) -> Plan:
         Part(trained, authors_translation(model)),
     ]
     dtype = next(iter(llm.outline(llm.files[0]).values())).dtype
-    plan = Plan(str(source), model, parts, dtype)
+    plan = ConversionPlan(str(source), model, parts, dtype)
     if "model.image_newline" not in outlines:
         add_fresh_newline(plan)
     return plan

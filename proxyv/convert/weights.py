@@ -27,7 +27,10 @@ class WeightFiles:
     files: tuple[Path, ...]
 
     def outline(self, file: Path) -> dict[str, torch.Tensor]:
-        """Names, shapes and dtypes of one file's tensors, as tensors on the meta device; no data is read."""
+        """Names, shapes and dtypes of one file's tensors, as tensors on the meta device; no data is read.
+
+        Raises UserError for a `.bin` file that holds more than tensors, here and in what follows.
+        """
         if file.suffix != ".safetensors":
             return _unpickle(file, "meta")
         with safe_open(file, framework="pt") as opened:
@@ -42,7 +45,7 @@ class WeightFiles:
         return {name: tensor for file in self.files for name, tensor in self.outline(file).items()}
 
     def read(self, file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-        """One file's tensors, each loaded when its turn comes."""
+        """One file's tensors with their names, as saved, each loaded when its turn comes."""
         if file.suffix != ".safetensors":
             yield from _unpickle(file, "cpu").items()
             return
@@ -89,7 +92,7 @@ def locate(source: str | Path, field: str, weights: bool = True) -> Path:
 
 
 def _unpickle(file: Path, device: str) -> dict[str, torch.Tensor]:
-    """A `.bin` file's tensors; torch refuses whatever else it holds."""
+    """A `.bin` file's tensors; torch refuses whatever else it holds. Raises UserError where there is such."""
     mapped = device == "cpu" and zipfile.is_zipfile(file)  # files of torch before 1.6 cannot be mapped
     try:
         found = torch.load(file, map_location=device, weights_only=True, mmap=mapped)

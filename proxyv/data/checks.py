@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from proxyv.config import Recipe, suggest
 from proxyv.data.encoding import Encoded
+from proxyv.data.outcomes import COUNTS, describe, no_counts
 from proxyv.data.readers import Reader
-from proxyv.data.training_data import COUNTS, TrainingData, describe
+from proxyv.data.training_data import TrainingData
 from proxyv.errors import UserError
 from proxyv.model.build import build_processor
 from proxyv.pages.ensure import ensure_pages
@@ -36,7 +37,7 @@ class SourceReport:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
 
     def add(self, encoded: Encoded | None, counts: np.ndarray) -> None:
-        """Count one sample."""
+        """Count one sample: as encoded (None: skipped), and the counts (len(COUNTS),) of what happened to it."""
         for name, count in zip(COUNTS, counts.tolist(), strict=True):
             self.counts[name] += count
         if encoded is None:
@@ -104,7 +105,7 @@ def check_data(recipe: Recipe, stage_names: Sequence[str] | None = None) -> Data
 def _check_source(data: TrainingData, reader: Reader, report: DataReport) -> SourceReport:
     source = SourceReport(data.stage, reader.name, len(reader))
     for index in tqdm(range(len(reader)), desc=f"{data.stage} / {reader.name}", unit="sample", delay=2):
-        counts = np.zeros(len(COUNTS), dtype=np.int64)
+        counts = no_counts()
         try:
             sample = reader[index]
             source.add(data.encode(reader, sample, counts), counts)

@@ -19,10 +19,6 @@ from proxyv.constants import IGNORE_INDEX
 from proxyv.data.readers import Sample
 from proxyv.errors import UserError
 from proxyv.model.processing import ProxyVProcessor
-from proxyv.pages.vocabulary import ALPHABET, BLANK
-
-GLYPHS = ALPHABET + BLANK  # classes of patch classification
-_CLASS_OF = {character: index for index, character in enumerate(GLYPHS)}
 
 
 @dataclass(frozen=True)
@@ -90,25 +86,10 @@ def encode_conversation(
     crops = [processor.image_processor.crops(image, mode) for image in images]
     counts = tuple(len(of_image) for of_image in crops)
     input_ids, labels = encode_text(processor, sample.messages, counts)
-    return Encoded(input_ids, labels, _stack(processor, [crop for of_image in crops for crop in of_image]), counts)
+    return Encoded(input_ids, labels, stack_crops(processor, [crop for of_image in crops for crop in of_image]), counts)
 
 
-def encode_glyphs(processor: ProxyVProcessor, sample: Sample, image: Image.Image) -> Encoded:
-    """A page and the class of each patch, in raster order. Raises UserError where cells are not patches."""
-    side = round(processor.image_processor.tokens_per_crop**0.5)
-    if len(sample.grid) != side or any(len(row) != side for row in sample.grid):
-        raise UserError(
-            f"data.{sample.source}: record '{sample.id}' has {len(sample.grid)} × {len(sample.grid[0])} cells "
-            f"but a crop has {side} × {side} patches; make pages.rows, pages.columns and pages.cell fit the tower"
-        )
-    try:
-        labels = np.array([_CLASS_OF[character] for row in sample.grid for character in row], dtype=np.int64)
-    except KeyError as error:
-        raise UserError(f"data.{sample.source}: record '{sample.id}' has the unknown character {error}") from error
-    crops = processor.image_processor.crops(image, "pad")
-    return Encoded(np.zeros(0, dtype=np.int64), labels, _stack(processor, crops), (1,))
-
-
-def _stack(processor: ProxyVProcessor, crops: Sequence[np.ndarray]) -> np.ndarray:
+def stack_crops(processor: ProxyVProcessor, crops: Sequence[np.ndarray]) -> np.ndarray:
+    """All crops as one array (C, S, S, 3) uint8; C = 0 where there are none."""
     size = processor.image_processor.crop_size
     return np.stack(crops) if crops else np.zeros((0, size, size, 3), dtype=np.uint8)

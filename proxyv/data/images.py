@@ -13,7 +13,7 @@ class BadImageError(Exception):
 
 
 def open_image(source: Path | bytes) -> Image.Image:
-    """An image, wholly decoded, in RGB; the format is told from its content, not its name.
+    """An image, wholly decoded, in RGB; its content says the format, not its name.
 
     Raises BadImageError.
     """

@@ -15,6 +15,8 @@ class TrainingOrder(Sampler[int]):
 
     One sequence over all epochs keeps every batch full and makes resuming a matter of skipping; the order does not
     depend on the number of processes. Without lengths a batch may span two epochs; with them see `grouped`.
+
+    Raises UserError where samples are grouped by length and do not fill one batch.
     """
 
     def __init__(self, size: int, batch: int, steps: int, seed: int, lengths: Sequence[int] | None = None):
@@ -35,7 +37,7 @@ class TrainingOrder(Sampler[int]):
             epoch += 1
 
     def epoch(self, number: int) -> np.ndarray:
-        """The indices of one epoch."""
+        """The indices of one epoch (size,) int64; grouped, without those that fill no batch."""
         rng = np.random.default_rng([self.seed, number])
         return rng.permutation(self.size) if self.lengths is None else grouped(self.lengths, self.batch, rng)
 

@@ -1,6 +1,7 @@
 """Readers: one class a file format. Each gives `Sample`s by index and keeps its records in an Arrow table.
 
-Add a format: subclass `Reader`, give it a line in `READERS`, and a YAML under configs/data.
+Add a format: a subclass of `Reader` here, with its `format`, `read`, `sample` and `lengths`; and a YAML under
+configs/data whose data sets say `reader: <format>`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 
@@ -25,6 +26,12 @@ ROLES = {
     "system": "system",
 }
 _TURNS = [{"from": datasets.Value("string"), "value": datasets.Value("string")}]
+
+
+# What a reader's samples hold, of `Sample`'s fields.
+CONVERSATIONS, GRIDS = "conversations", "grids"
+
+READERS: dict[str, type[Reader]] = {}  # every subclass of Reader, by its format
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,12 @@ class Reader:
     Raises UserError, when made, for a missing or malformed file; by index, for a malformed record.
     """
 
-    has_grid = False  # gives characters of cells instead of conversations
+    format: ClassVar[str] = ""  # what a data set says as its `reader`
+    gives: ClassVar[str] = CONVERSATIONS
+
+    def __init_subclass__(cls) -> None:
+        if "format" in vars(cls):
+            READERS[cls.format] = cls
 
     def __init__(self, name: str, spec: DataSpec, data_root: str | Path):
         self.name, self.spec = name, spec
@@ -66,11 +78,11 @@ class Reader:
         return self.sample(self.table[index])
 
     def read(self) -> datasets.Dataset:
-        """The file as a table, cut to `limit`."""
+        """The file as a table, cut to `limit`. Raises UserError for a file of another format."""
         raise NotImplementedError
 
     def sample(self, row: dict[str, Any]) -> Sample:
-        """One row of the table as a sample."""
+        """One row of the table as a sample. Raises UserError for a malformed one."""
         raise NotImplementedError
 
     def lengths(self) -> list[int]:
@@ -100,6 +112,8 @@ class LlavaReader(Reader):
     A JSON file is parsed once as a whole; then only its Arrow table stays in memory.
     """
 
+    format = "llava"
+
     def read(self) -> datasets.Dataset:
         if self.file.suffix == ".parquet":
             return self._read_parquet()
@@ -113,7 +127,10 @@ class LlavaReader(Reader):
         return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
     def _read_parquet(self) -> datasets.Dataset:
-        """Parquet shards through the Hugging Face cache, which maps them into memory."""
+        """Parquet shards through the Hugging Face cache, which maps them into memory.
+
+        Raises UserError for a missing column.
+        """
         table = datasets.Dataset.from_parquet(sorted(str(path) for path in self.file.parent.glob(self.file.name)))
         if missing := {"id", "conversations"} - set(table.column_names):
             raise UserError(f"data.{self.name}.path: {self.file} has no column {', '.join(sorted(missing))}")
@@ -122,6 +139,7 @@ class LlavaReader(Reader):
         return table if self.spec.limit is None else table.select(range(min(self.spec.limit, len(table))))
 
     def _turns(self, turns: Any, identity: str) -> list[dict[str, str]]:
+        """The turns with nothing but "from" and "value". Raises UserError for anything else than turns."""
         if not isinstance(turns, list) or not turns:
             raise UserError(f"{self.where(identity)} has no 'conversations'; give a list of turns")
         for turn in turns:
@@ -163,7 +181,8 @@ class LlavaReader(Reader):
 class GlyphReader(Reader):
     """`glyphs.json` of the synthetic pages: `{"id", "image", "grid": [row, …]}`, one character a cell."""
 
-    has_grid = True
+    format = "glyphs"
+    gives = GRIDS
 
     def read(self) -> datasets.Dataset:
         records = self.records()
@@ -178,9 +197,6 @@ class GlyphReader(Reader):
 
     def lengths(self) -> list[int]:
         return [1] * len(self)
-
-
-READERS: dict[str, type[Reader]] = {"llava": LlavaReader, "glyphs": GlyphReader}
 
 
 def open_reader(recipe: Recipe, name: str) -> Reader:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import groupby
-
-import numpy as np
 
 from proxyv.config import Recipe, StageSpec
-from proxyv.constants import IGNORE_INDEX, IMAGE_TOKEN
-from proxyv.data.encoding import GLYPHS, Encoded, render
-from proxyv.data.readers import Sample
-from proxyv.data.training_data import COUNTS, TrainingData, describe
+from proxyv.data.outcomes import describe, no_counts
+from proxyv.data.training_data import TrainingData
 from proxyv.errors import UserError
 from proxyv.model.build import build_processor
-from proxyv.model.processing import ProxyVProcessor
 from proxyv.pages.ensure import ensure_pages
 
 
@@ -34,7 +28,7 @@ def show_sample(recipe: Recipe, data_name: str | None = None, index: int = 0) ->
     reader = data.readers[0]
     if not 0 <= index < len(reader):
         raise UserError(f"index: {index} is no sample of '{name}'; use 0 to {len(reader) - 1}")
-    sample, counts = reader[index], np.zeros(len(COUNTS), dtype=np.int64)
+    sample, counts = reader[index], no_counts()
     encoded = data.encode(reader, sample, counts)
     lines = [f"{name} {index} of {len(reader)}: {reader.where(sample.id)}"]
     lines += [
@@ -43,40 +37,10 @@ def show_sample(recipe: Recipe, data_name: str | None = None, index: int = 0) ->
     if encoded is None:
         return "\n".join([*lines, f"not usable: {describe(counts)}"])
     lines.append(f"crops: {list(encoded.crops_per_image)}")
-    return "\n".join([*lines, *(_glyphs(encoded) if sample.grid else _conversation(processor, sample, encoded))])
+    return "\n".join([*lines, *data.objective.show(processor, sample, encoded)])
 
 
 def _only(recipe: Recipe, name: str) -> Recipe:
     """The recipe with one stage "sample" that reads one data set, with the settings of the stage that uses it."""
     using = next((spec for spec in recipe.stages.values() if name in spec.data), StageSpec())
     return replace(recipe, stages={"sample": replace(using, data=[name])})
-
-
-def _conversation(processor: ProxyVProcessor, sample: Sample, encoded: Encoded) -> list[str]:
-    text, _ = render(processor, sample.messages)
-    images = int((encoded.input_ids == processor.image_token_id).sum())
-    return [
-        "--- rendered ---",
-        text,
-        f"--- {len(encoded.input_ids)} tokens, {images} of images, {encoded.supervised} supervised ---",
-        marked_tokens(processor, encoded),
-    ]
-
-
-def marked_tokens(processor: ProxyVProcessor, encoded: Encoded) -> str:
-    """All tokens, split by |; runs of supervised ones in ⟦ ⟧, runs of image rows as `<image>×n`."""
-    kinds = np.where(encoded.input_ids == processor.image_token_id, 2, encoded.labels != IGNORE_INDEX)
-    runs = []
-    for kind, members in groupby(
-        zip(kinds.tolist(), encoded.input_ids.tolist(), strict=True), key=lambda pair: pair[0]
-    ):
-        ids = [token for _, token in members]
-        pieces = "|".join(processor.tokenizer.convert_ids_to_tokens(ids))
-        runs.append(f"{IMAGE_TOKEN}×{len(ids)}" if kind == 2 else f"⟦{pieces}⟧" if kind else pieces)
-    return " ".join(runs)
-
-
-def _glyphs(encoded: Encoded) -> list[str]:
-    side = round(len(encoded.labels) ** 0.5)
-    rows = ["".join(GLYPHS[label] for label in row) for row in encoded.labels.reshape(side, side)]
-    return [f"--- {len(encoded.labels)} supervised patches ---", *(f"|{row}|" for row in rows)]

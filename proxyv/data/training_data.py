@@ -10,14 +10,14 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from proxyv.config import Recipe, suggest
-from proxyv.data.encoding import Encoded, check_template, encode_conversation, encode_glyphs
+from proxyv.data.encoding import Encoded
 from proxyv.data.images import BadImageError, blank_image, open_image
-from proxyv.data.readers import Reader, Sample, check_source, open_reader
+from proxyv.data.objectives import objective_of
+from proxyv.data.outcomes import Outcome, describe, no_counts
+from proxyv.data.readers import READERS, Reader, Sample, check_source, open_reader
 from proxyv.errors import UserError
 from proxyv.model.processing import ProxyVProcessor
 
-# What happens to samples; every item carries these counts, in this order, so that they reach the log exactly.
-COUNTS = ("bad_images_skipped", "bad_images_substituted", "too_long_skipped", "unsupervised_skipped")
 BAD_IMAGE_POLICIES = ("fail", "skip", "substitute")
 TOO_LONG_POLICIES = ("skip", "fail")
 # Once so many samples were seen, more than half without a supervised token end the run.
@@ -26,7 +26,7 @@ PROBATION = 64
 PATIENCE = 1000
 CACHE_BYTES = 512 * 2**20
 
-Item = tuple[Encoded, np.ndarray]
+Item = tuple[Encoded, np.ndarray]  # a usable sample, and the counts (len(COUNTS),) of what was skipped before it
 
 
 class TrainingData(Dataset[Item]):
@@ -35,34 +35,35 @@ class TrainingData(Dataset[Item]):
     A sample is never cut: one longer than `max_length` (vision and newline rows included) is skipped or refused.
     A stage that fits `CACHE_BYTES` is encoded once per process.
 
-    Raises UserError for a stage without data, wrong policies, or readers that do not suit the objective; by index
-    for bad images and long samples where the policy is "fail", and where too little of the data is usable.
+    Raises UserError for a stage without data, an unknown objective, wrong policies, or readers that do not suit the
+    objective; by index for bad images and long samples where the policy is "fail", and where too little of the data is
+    usable.
     """
 
     def __init__(self, recipe: Recipe, stage: str, processor: ProxyVProcessor):
         spec = recipe.stages[stage]
-        self.stage, self.processor = stage, processor
+        self.stage, self.processor, self.objective = stage, processor, objective_of(spec, stage)
         self.max_length, self.image_mode, self.on_too_long = spec.max_length, spec.image_mode, spec.on_too_long
         check_sources(recipe, stage)
         _check_choice(f"stages.{stage}.on_too_long", spec.on_too_long, TOO_LONG_POLICIES)
         self.readers = [open_reader(recipe, name) for name in spec.data]
-        self._check_readers(spec.objective == "patch_classification")
+        self._check_readers()
         self.ends = list(accumulate(len(reader) for reader in self.readers))
         self.seen = self.unsupervised = 0
         self.cache: dict[int, tuple[Encoded | None, np.ndarray]] = {}
-        self.fits: bool | None = None  # whether all samples fit the cache; told by the first
+        self.fits: bool | None = None  # whether all samples fit the cache; None until the first is encoded
 
-    def _check_readers(self, wants_grid: bool) -> None:
+    def _check_readers(self) -> None:
+        """Raise UserError for a wrong policy, and for readers or a processor that do not suit the objective."""
         for reader in self.readers:
             _check_choice(f"data.{reader.name}.on_bad_image", reader.spec.on_bad_image, BAD_IMAGE_POLICIES)
-            if reader.has_grid != wants_grid:
-                wanted = "'glyphs'" if wants_grid else "one of conversations"
+            if reader.gives != self.objective.takes:
+                fitting = (f"'{name}'" for name, kind in READERS.items() if kind.gives == self.objective.takes)
                 raise UserError(
                     f"stages.{self.stage}.data: '{reader.name}' has reader '{reader.spec.reader}', "
-                    f"but the stage's objective needs {wanted}"
+                    f"but the stage's objective needs {' or '.join(fitting)}"
                 )
-        if not wants_grid:
-            check_template(self.processor)
+        self.objective.check_processor(self.processor)
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -77,7 +78,7 @@ class TrainingData(Dataset[Item]):
         return self.readers[place], index - (self.ends[place - 1] if place else 0)
 
     def __getitem__(self, index: int) -> Item:
-        counts = np.zeros(len(COUNTS), dtype=np.int64)
+        counts = no_counts()
         for candidate in range(index, index + min(PATIENCE, len(self))):
             encoded, happened = self._encoded(candidate % len(self))
             counts += happened
@@ -89,12 +90,13 @@ class TrainingData(Dataset[Item]):
         )
 
     def _encoded(self, index: int) -> tuple[Encoded | None, np.ndarray]:
+        """Sample `index` (None: skipped) and its counts (len(COUNTS),), from the cache where it is there."""
         if index in self.cache:
             return self.cache[index]
-        counts = np.zeros(len(COUNTS), dtype=np.int64)
+        counts = no_counts()
         reader, place = self.locate(index)
         encoded = self.encode(reader, reader[place], counts)
-        self._watch_supervision(bool(counts[3]))
+        self._watch_supervision(bool(counts[Outcome.UNSUPERVISED_SKIPPED]))
         if self.fits is None and encoded is not None:  # the rest will be about as large as the first
             self.fits = (encoded.crops.nbytes + 2 * encoded.labels.nbytes) * len(self) <= CACHE_BYTES
         if self.fits:
@@ -102,28 +104,28 @@ class TrainingData(Dataset[Item]):
         return encoded, counts
 
     def encode(self, reader: Reader, sample: Sample, counts: np.ndarray) -> Encoded | None:
-        """One sample under the stage's policies; None where it is skipped, with the reason added to `counts`."""
+        """One sample under the stage's policies; None where it is skipped, with the reason added to `counts`
+        (len(COUNTS),), in place. Raises UserError where a policy is "fail"."""
         images = self._open(reader, sample, counts)
         if images is None:
             return None
-        if sample.grid:
-            return encode_glyphs(self.processor, sample, images[0])
-        encoded = encode_conversation(self.processor, sample, images, self.image_mode)
+        encoded = self.objective.encode(self.processor, sample, images, self.image_mode)
         if len(encoded.input_ids) > self.max_length:
             if self.on_too_long == "fail":
                 raise UserError(
                     f"{reader.where(sample.id)} takes {len(encoded.input_ids)} tokens, more than "
                     f"stages.{self.stage}.max_length {self.max_length}; raise it, or set on_too_long to skip"
                 )
-            counts[2] += 1
+            counts[Outcome.TOO_LONG_SKIPPED] += 1
             return None
         if not encoded.supervised:
-            counts[3] += 1
+            counts[Outcome.UNSUPERVISED_SKIPPED] += 1
             return None
         return encoded
 
     def _open(self, reader: Reader, sample: Sample, counts: np.ndarray) -> list[Image.Image] | None:
-        """The sample's images under its data set's policy; None where the sample is skipped."""
+        """The sample's images under its data set's policy, counted in `counts` (len(COUNTS),); None where the sample is
+        skipped. Raises UserError where the policy is "fail"."""
         images = []
         for source in sample.images:
             try:
@@ -135,13 +137,14 @@ class TrainingData(Dataset[Item]):
                         "to skip or substitute"
                     ) from error
                 if reader.spec.on_bad_image == "skip":
-                    counts[0] += 1
+                    counts[Outcome.BAD_IMAGES_SKIPPED] += 1
                     return None
-                counts[1] += 1
+                counts[Outcome.BAD_IMAGES_SUBSTITUTED] += 1
                 images.append(blank_image(self.processor.image_processor.crop_size))
         return images
 
     def _watch_supervision(self, unsupervised: bool) -> None:
+        """Raise UserError once most of the samples seen so far had nothing to learn from."""
         self.seen += 1
         self.unsupervised += unsupervised
         if self.seen >= PROBATION and 2 * self.unsupervised > self.seen:
@@ -157,12 +160,6 @@ def check_sources(recipe: Recipe, stage: str) -> None:
         raise UserError(f"stages.{stage}.data: names no data set; give some of the recipe's `data`")
     for name in recipe.stages[stage].data:
         check_source(recipe, name)
-
-
-def describe(counts: np.ndarray) -> str:
-    """The counts that are not zero, in words."""
-    named = [f"{name.replace('_', ' ')}: {count}" for name, count in zip(COUNTS, counts.tolist(), strict=True) if count]
-    return ", ".join(named) or "nothing skipped"
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

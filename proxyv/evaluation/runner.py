@@ -28,6 +28,7 @@ from proxyv.evaluation.metrics import METRICS_VERSION
 from proxyv.evaluation.samples import BenchmarkSample, BenchmarkSamples
 from proxyv.evaluation.scoring import summarize, summarize_suite, table_fields, with_scores
 from proxyv.files import read_json, read_records, to_line, write_json, write_records
+from proxyv.model.registry import settle_fields
 from proxyv.results.scores import AnswerRecord, BenchmarkIdentity, BenchmarkResult, Effort, SuiteResult
 from proxyv.schema import first_difference
 
@@ -204,9 +205,11 @@ class _Evaluation:
         if not records:
             return [], _NO_EFFORT
         earlier = read_json(self.result_path) if self.result_path.exists() else {}
-        for field in ("benchmark_definition", "metrics_version", "decoding", "model", "seed", "recipe"):
+        for field in ("benchmark_definition", "metrics_version", "decoding", "model", "seed"):
             if difference := _difference(earlier.get(field), identity[field], field):
                 raise self._stale(difference)
+        if difference := _difference(_settled(earlier.get("recipe")), _settled(identity["recipe"]), "recipe"):
+            raise self._stale(difference)
         if len(records) > self.total:
             raise self._stale(f"it has {len(records)} answers and the limit is {self.total}")
         for index, record in enumerate(records):
@@ -252,6 +255,11 @@ class _Evaluation:
             "row": sample.kept | {"image_size": list(image_size)},
         }
         return with_scores(record, self.benchmark)
+
+
+def _settled(recipe: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A recorded recipe with its method's defaults written out: results of earlier versions may leave them out."""
+    return {**recipe, "method": settle_fields(recipe["method"])} if recipe and "method" in recipe else recipe
 
 
 def _difference(old: Any, new: Any, field: str) -> str | None:

@@ -30,8 +30,8 @@ from proxyv.evaluation import evaluate_suite
 from proxyv.experiments.shared_stages import own_recipe, shared_recipe
 from proxyv.experiments.sweep_results import SHARED, collect, seed_folder, write_results
 from proxyv.files import write_json
-from proxyv.methods import make_method
 from proxyv.model.build import switch_method
+from proxyv.model.registry import settle_method
 from proxyv.profiling import profile_recipe
 from proxyv.results.scores import SuiteResult
 from proxyv.results.sweep import SweepResult
@@ -89,7 +89,10 @@ def sweep(
 
 
 def load_recipes(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[Recipe]:
-    """The recipes behind files and folders. Raises UserError for none, two of one name, or an unknown method."""
+    """The recipes behind files and folders, every field of their methods written out.
+
+    Raises UserError for none, two of one name, or an unknown method.
+    """
     for override in overrides:
         if (name := override.split("=")[0]) in OWN_FIELDS:
             raise UserError(f"{name}: a sweep sets it itself, by {OWN_FIELDS[name]}; leave out --{name}")
@@ -105,10 +108,9 @@ def load_recipes(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[
         if recipe.name in recipes or recipe.name == SHARED:
             taken = f"{SHARED} is the folder of shared stages" if recipe.name == SHARED else "two recipes have it"
             raise UserError(f"{file}: name: '{recipe.name}' cannot name a folder, {taken}; give another name")
-        make_method(recipe.method, str(file))
         if recipe.run_stages == [] and recipe.start_from is None:
             raise UserError(f"{file}: run_stages: empty, and no start_from to evaluate; set one of the two")
-        recipes[recipe.name] = recipe
+        recipes[recipe.name] = settle_method(recipe, str(file))
     return list(recipes.values())
 
 

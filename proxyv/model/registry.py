@@ -11,9 +11,11 @@ import os
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
-from proxyv.config import from_mapping, suggest
+from omegaconf import OmegaConf
+
+from proxyv.config import Recipe, from_mapping, suggest
 from proxyv.errors import UserError
 from proxyv.model.method import Method
 
@@ -57,3 +59,20 @@ def make_method(fields: Mapping[str, Any], source: str = "method") -> Method:
 def describe_method(method: Method) -> dict[str, Any]:
     """The inverse of `make_method`, with every field written out."""
     return {"name": method.name, **dataclasses.asdict(method)}
+
+
+def settle_fields(fields: Mapping[str, Any], source: str = "method") -> dict[str, Any]:
+    """A method's fields with its defaults written out, as they read back from a YAML or JSON file.
+
+    Raises UserError as `make_method` does.
+    """
+    described = describe_method(make_method(fields, source))
+    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.create(described)))
+
+
+def settle_method(recipe: Recipe, source: str = "method") -> Recipe:
+    """The recipe with every field of its method written out: what is recorded, and what recipes are compared by.
+
+    Raises UserError as `make_method` does.
+    """
+    return dataclasses.replace(recipe, method=settle_fields(recipe.method, source))

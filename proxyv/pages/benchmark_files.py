@@ -17,7 +17,7 @@ from proxyv.pages.generate import make_page, stream
 from proxyv.pages.page import Page, PageSpec, Turn
 from proxyv.pages.vocabulary import VALUE_OF, WHICH
 
-Row = dict[str, Any]
+BenchmarkRow = dict[str, Any]
 STRING = datasets.Value("string")
 IMAGE = datasets.Image()
 # As many answers as TextVQA has annotators.
@@ -33,7 +33,7 @@ class BenchmarkFile:
 
     kind: str
     columns: dict[str, Any]
-    row: Callable[[str, Page, Turn], Row]
+    row: Callable[[str, Page, Turn], BenchmarkRow]
     may_ask: Callable[[int, Turn], bool] = lambda index, turn: True
     first: int = 0
     step: int = 1
@@ -71,7 +71,7 @@ def _no_progress_bars() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
-def _docvqa(name: str, page: Page, turn: Turn) -> Row:
+def _docvqa(name: str, page: Page, turn: Turn) -> BenchmarkRow:
     return {"questionId": name, "answers": [turn[1]]}
 
 
@@ -79,7 +79,7 @@ def _is_value_question(turn: Turn) -> bool:
     return turn[0].startswith(VALUE_OF.format(""))
 
 
-def _chartqa(name: str, page: Page, turn: Turn) -> Row:
+def _chartqa(name: str, page: Page, turn: Turn) -> BenchmarkRow:
     # As in ChartQA: plain look-ups are the machine-made part, questions over the whole chart the human one.
     return {"type": "augmented" if _is_value_question(turn) else "human", "answer": turn[1]}
 
@@ -89,7 +89,7 @@ def _chartqa_may_ask(index: int, turn: Turn) -> bool:
     return _is_value_question(turn) == (index % 2 == 0)
 
 
-def _textvqa(name: str, page: Page, turn: Turn) -> Row:
+def _textvqa(name: str, page: Page, turn: Turn) -> BenchmarkRow:
     answers, tokens = [turn[1]] * ANNOTATORS, page.transcript.split()
     return {"question_id": int(name), "answers": answers, "ocr_tokens": tokens}
 
@@ -99,7 +99,7 @@ def _textvqa_may_ask(index: int, turn: Turn) -> bool:
     return turn[1].isalpha() and turn[0].islower()
 
 
-def _ocrbench(name: str, page: Page, turn: Turn) -> Row:
+def _ocrbench(name: str, page: Page, turn: Turn) -> BenchmarkRow:
     question, answer = turn
     if question not in WHICH.values():
         sort = "Scene Text-centric VQA"
@@ -108,11 +108,11 @@ def _ocrbench(name: str, page: Page, turn: Turn) -> Row:
     return {"dataset": "synthetic", "answer": [answer], "question_type": sort}
 
 
-def _parsing(name: str, page: Page, turn: Turn) -> Row:
+def _parsing(name: str, page: Page, turn: Turn) -> BenchmarkRow:
     return {"id": name, "answer": turn[1]}
 
 
-def _refcoco(name: str, page: Page, turn: Turn) -> Row:
+def _refcoco(name: str, page: Page, turn: Turn) -> BenchmarkRow:
     word = turn[0].split()[-1]
     return {"question_id": name, "answer": [word], "bbox": list(page.boxes[word])}
 

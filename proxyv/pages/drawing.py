@@ -77,7 +77,10 @@ def _keep_inside(shifts: np.ndarray, run: TextRun, spec: PageSpec) -> np.ndarray
 def _draw_text(
     canvas: np.ndarray, run: TextRun, cell: int, size: float, shifts: np.ndarray, contrast: np.float32
 ) -> None:
-    """Lay the run's characters on the canvas, the darker ink winning where two meet."""
+    """Lay the run's characters on the canvas, the darker ink winning where two meet.
+
+    canvas: float32 (height + 2 cells, width + 2 cells), written in place; shifts: (characters, 2), x and y in pixels.
+    """
     for place, (character, (shift_x, shift_y)) in enumerate(zip(run.text, shifts.tolist(), strict=True)):
         if character == BLANK:
             continue
@@ -91,7 +94,10 @@ def _draw_text(
 def _draw_bar(
     canvas: np.ndarray, run: TextRun, cell: int, size: float, shift: np.ndarray, contrast: np.float32
 ) -> None:
-    """Lay one solid block over all cells of the run; it moves up and down only."""
+    """Lay one solid block over all cells of the run on the canvas, as of `_draw_text`; it moves up and down only.
+
+    shift: (2,), x and y in pixels.
+    """
     inset = round(BAR_INSET * cell / REFERENCE_CELL)
     left, right = (run.column + 1) * cell + inset, (run.column + 1 + len(run.text)) * cell - inset
     middle = (run.row + 1) * cell + cell // 2 + round(float(shift[1]))
@@ -101,7 +107,7 @@ def _draw_bar(
 
 @lru_cache(maxsize=50_000)
 def _glyph(character: str, size: float, cell: int, phase_x: int, phase_y: int) -> np.ndarray:
-    """One character in the middle of a patch of `2 * cell` pixels a side, 0 … 1, moved by its phases."""
+    """One character in the middle of a patch float32 (2 · cell, 2 · cell), 0 … 1, moved by its phases."""
     font = _font(size)
     cap_height = -font.getbbox("H", anchor="ms")[1]
     # All characters share a baseline, which centres capitals and digits and leaves "." at the foot.

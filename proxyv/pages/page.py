@@ -9,7 +9,7 @@ from proxyv.pages.difficulty import DIFFICULTIES, Difficulty
 from proxyv.pages.vocabulary import BLANK
 
 Turn = tuple[str, str]  # question, answer
-Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+PixelBox = tuple[int, int, int, int]  # x, y, width, height in pixels
 
 MIN_ROWS, MIN_COLUMNS, MIN_CELL = 4, 7, 8
 
@@ -45,7 +45,7 @@ class TextRun:
     column: int
     text: str
 
-    def box(self, cell: int) -> Box:
+    def box(self, cell: int) -> PixelBox:
         """The pixels of the run's cells."""
         return self.column * cell, self.row * cell, len(self.text) * cell, cell
 
@@ -56,7 +56,7 @@ class Content:
 
     runs: list[TextRun]
     turns: list[Turn]
-    boxes: dict[str, Box] = field(default_factory=dict)
+    boxes: dict[str, PixelBox] = field(default_factory=dict)
     textured: bool = False
 
 
@@ -76,7 +76,7 @@ class Page:
     grid: list[str]
     transcript: str
     turns: list[Turn]
-    boxes: dict[str, Box]
+    boxes: dict[str, PixelBox]
 
 
 def grid_of(runs: list[TextRun], spec: PageSpec) -> list[str]:

@@ -8,22 +8,22 @@ from proxyv.constants import IMAGE_TOKEN
 from proxyv.pages.page import Page, Turn
 from proxyv.pages.vocabulary import TRANSCRIBE
 
-Record = dict[str, Any]
+PageRecord = dict[str, Any]
 IMAGE_PREFIX = f"{IMAGE_TOKEN}\n"
 
 
-def image_record(name: str, image: str, page: Page, turns: list[Turn]) -> Record:
+def image_record(name: str, image: str, page: Page, turns: list[Turn]) -> PageRecord:
     """A conversation about the image at `image`, a path relative to the image folder."""
     conversations = _conversations(turns, first_prefix=IMAGE_PREFIX)
     return {"id": name, "image": image, "data_source": page.kind, "conversations": conversations}
 
 
-def caption_record(name: str, image: str, page: Page) -> Record:
+def caption_record(name: str, image: str, page: Page) -> PageRecord:
     """The transcript as the image's caption."""
     return image_record(name, image, page, [(TRANSCRIBE, page.transcript)])
 
 
-def text_record(name: str, page: Page, turns: list[Turn], *, gaps: bool) -> Record:
+def text_record(name: str, page: Page, turns: list[Turn], *, gaps: bool) -> PageRecord:
     """The same look-ups without an image; the page's text stands before the first question.
 
     gaps: the whole grid, blanks included, so that characters and gaps come in the order of the image's patches;
@@ -34,7 +34,7 @@ def text_record(name: str, page: Page, turns: list[Turn], *, gaps: bool) -> Reco
     return {"id": name, "data_source": page.kind, "conversations": conversations}
 
 
-def glyph_record(name: str, image: str, page: Page) -> Record:
+def glyph_record(name: str, image: str, page: Page) -> PageRecord:
     """Which character stands in each cell."""
     return {"id": name, "image": image, "grid": page.grid}
 

@@ -25,7 +25,7 @@ from proxyv.pages.difficulty import Difficulty, resolve_difficulty
 from proxyv.pages.generate import KINDS, make_page, stream
 from proxyv.pages.page import PageSpec
 from proxyv.pages.records import (
-    Record,
+    PageRecord,
     caption_record,
     glyph_record,
     image_record,
@@ -34,7 +34,7 @@ from proxyv.pages.records import (
 )
 from proxyv.pages.vocabulary import ALPHABET, QUESTION_WORDS, TEXT_CHARACTERS
 
-# To be raised with every change that alters a page or a file, so that an old folder is never reused.
+# Grows with every change that alters a page or a file, so that an old folder is never reused.
 GENERATOR_VERSION = 2
 META = "meta.json"
 BAR_DELAY_SECONDS = 2.0
@@ -66,9 +66,7 @@ def write_pages(
     If `root` holds the same pages already, nothing is written. Raises `UserError` if it was made from other
     arguments or holds anything else, and for arguments out of range.
     """
-    root = Path(root).resolve()
-    knobs = resolve_difficulty(difficulty)
-    spec = PageSpec(rows, columns, cell, knobs)
+    spec = PageSpec(rows, columns, cell, resolve_difficulty(difficulty))
     arguments = {
         "generator_version": GENERATOR_VERSION,
         "kinds": list(kinds),
@@ -77,13 +75,18 @@ def write_pages(
         "rows": rows,
         "columns": columns,
         "cell": cell,
-        "difficulty": _as_json(asdict(knobs)),
+        "difficulty": _as_json(asdict(spec.difficulty)),
         "seed": seed,
         "turns_per_page": turns_per_page,
     }
     _check_arguments(arguments)
-    if (meta := _existing(root, arguments)) is not None:
-        return meta
+    root = Path(root).resolve()
+    found = _existing(root, arguments)
+    return found if found is not None else _write_all(root, spec, arguments)
+
+
+def _write_all(root: Path, spec: PageSpec, arguments: Meta) -> Meta:
+    """Write everything beside `root`, then rename."""
     partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
     try:
         counts = _write_training(partial, spec, arguments) | _write_benchmarks(partial, spec, arguments)
@@ -110,6 +113,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _check_arguments(arguments: Meta) -> None:
+    """Raise UserError for the first argument that is out of range."""
     kinds = arguments["kinds"]
     if not kinds:
         raise UserError(f"kinds: no page kind is named; choose from {', '.join(KINDS)}")
@@ -124,7 +128,10 @@ def _check_arguments(arguments: Meta) -> None:
 
 
 def _existing(root: Path, arguments: Meta) -> Meta | None:
-    """The contents of meta.json if `root` holds pages from these arguments, None if it is absent or empty."""
+    """The contents of meta.json if `root` holds pages from these arguments, None if it is absent or empty.
+
+    Raises UserError if it holds anything else.
+    """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     remedy = "delete the folder or name another one"
@@ -139,10 +146,10 @@ def _existing(root: Path, arguments: Meta) -> Meta | None:
 
 
 def _put_in_place(partial: Path, root: Path, meta: Meta) -> Meta:
+    """Rename `partial` to `root`, unless another process has put the same pages there in the meantime."""
     try:
         partial.replace(root)
     except OSError:
-        # Another process may have put the same pages there in the meantime.
         found = _existing(root, meta["arguments"])
         if found is None:
             raise
@@ -155,7 +162,7 @@ def _write_training(root: Path, spec: PageSpec, arguments: Meta) -> dict[str, in
     (root / "images" / "train").mkdir(parents=True)
     kinds, pages, seed = arguments["kinds"], arguments["train_pages"], arguments["seed"]
     most = arguments["turns_per_page"]
-    files: dict[str, list[Record]] = {"captions": [], "instruct": [], "text": [], "glyphs": []}
+    files: dict[str, list[PageRecord]] = {"captions": [], "instruct": [], "text": [], "glyphs": []}
     order = [(kind, index) for index in range(pages) for kind in kinds]
     for kind, index in tqdm(order, desc="training pages", unit="page", delay=BAR_DELAY_SECONDS):
         page = make_page(kind, index, spec, seed=seed)

@@ -22,7 +22,7 @@ BASE = "base"  # folder beside an adapter, for a base model that no other folder
 
 
 def check_lora(spec: StageSpec, stage: str) -> None:
-    """Raise UserError for a stage's `lora` that cannot work, as far as can be told without the model."""
+    """Raise UserError for a stage's `lora` that cannot work, as far as the fields alone show it."""
     field, lora = f"stages.{stage}.lora", spec.lora
     if lora is None:
         return
@@ -32,8 +32,6 @@ def check_lora(spec: StageSpec, stage: str) -> None:
         raise UserError(f"{field}.dropout: {lora.dropout} is no probability below 1; use 0 for none")
     if not _targets(lora) or not all(isinstance(target, str) for target in _targets(lora)):
         raise UserError(f"{field}.targets: {lora.targets!r}; write {ALL_LINEAR}, or a list of layer names")
-    if spec.objective != "language_modeling":
-        raise UserError(f"{field}: {spec.objective} trains without the LLM; remove lora")
     require_peft(field)
 
 

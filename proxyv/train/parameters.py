@@ -36,7 +36,7 @@ def set_trainable(model: ProxyVForConditionalGeneration, spec: StageSpec, stage:
 
 
 def _without_gradient(model: ProxyVForConditionalGeneration) -> list[nn.Parameter]:
-    """The tower's parameters that the features do not depend on, told by one blank crop."""
+    """The tower's parameters that the features of one blank crop do not depend on."""
     config = model.config.vision_config
     parameters = list(model.vision_tower.parameters())
     blank = parameters[0].new_zeros(1, config.num_channels, config.image_size, config.image_size)
@@ -63,7 +63,7 @@ def rate_of(spec: StageSpec, group: str) -> float:
 
 
 def inner_matrices(model: ProxyVForConditionalGeneration) -> set[torch.Tensor]:
-    """Weights of linear layers between embedding and output head: what Muon is made for."""
+    """Weights (out, in) of linear layers between embedding and output head: what Muon is made for."""
     head = model.get_output_embeddings()
     linear = (module for module in model.modules() if isinstance(module, nn.Linear) and module is not head)
     return {module.weight for module in linear}

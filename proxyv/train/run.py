@@ -11,6 +11,7 @@ from proxyv import processes
 from proxyv.checkpoints.run_folder import is_finished, open_run, run_folder, stage_names
 from proxyv.config import Recipe
 from proxyv.data.training_data import check_sources
+from proxyv.model.registry import settle_method
 from proxyv.pages.ensure import ensure_pages
 from proxyv.train.settings import check_stage
 from proxyv.train.stage import run_stage
@@ -28,6 +29,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None) -
 
     Raises UserError for wrong fields or data, and for a run folder that already holds a run.
     """
+    recipe = settle_method(recipe)
     names, run = stage_names(recipe), folder or run_folder(recipe)
     for name in names:
         check_stage(recipe, name)

@@ -13,12 +13,12 @@ import torch
 from transformers import TrainingArguments
 
 from proxyv.config import Recipe, StageSpec, suggest
+from proxyv.data.objectives import objective_of
 from proxyv.errors import UserError
 from proxyv.processes import world_size
 from proxyv.train.optimizer import OPTIMIZERS
 from proxyv.train.parameters import check_groups
 
-OBJECTIVES = ("language_modeling", "patch_classification")
 TRAINED_IN = ("float32", "bfloat16")
 # Our names for Hugging Face's schedules. A trapezoid is flat after the warm-up and falls to zero in the last half.
 SCHEDULES = {
@@ -34,7 +34,6 @@ def check_stage(recipe: Recipe, stage: str) -> None:
     """Raise UserError for the first field of a stage that cannot work."""
     spec = recipe.stages[stage]
     choices: list[tuple[str, Iterable[str]]] = [
-        ("objective", OBJECTIVES),
         ("schedule", SCHEDULES),
         ("optimizer", OPTIMIZERS),
         ("dtype", TRAINED_IN),
@@ -46,19 +45,16 @@ def check_stage(recipe: Recipe, stage: str) -> None:
     check_groups(spec, stage)
     accumulation(spec, stage)
     if spec.deepspeed is not None:
-        if not Path(spec.deepspeed).is_file():
-            raise UserError(
-                f"stages.{stage}.deepspeed: {spec.deepspeed} does not exist; start in the repository's root"
-            )
-        if importlib.util.find_spec("deepspeed") is None:
-            raise UserError(
-                f"stages.{stage}.deepspeed: not installed; `pip install deepspeed`, or set the field to null"
-            )
-    if spec.objective == "patch_classification":
-        if spec.train != ["tower"]:
-            raise UserError(f"stages.{stage}.train: patch_classification trains the tower alone; write [tower]")
-        if spec.deepspeed or spec.save_steps:
-            raise UserError(f"stages.{stage}: patch_classification takes neither deepspeed nor save_steps; remove them")
+        _check_deepspeed(spec.deepspeed, f"stages.{stage}.deepspeed")
+    objective_of(spec, stage).check(spec, stage)
+
+
+def _check_deepspeed(file: str, field: str) -> None:
+    """Raise UserError where the file or the package is missing."""
+    if not Path(file).is_file():
+        raise UserError(f"{field}: {file} does not exist; start in the repository's root")
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(f"{field}: not installed; `pip install deepspeed`, or set the field to null")
 
 
 def accumulation(spec: StageSpec, stage: str) -> int:

@@ -1,4 +1,4 @@
-"""One stage: from a model folder (or a fresh model) to a model folder."""
+"""One stage, from top to bottom: a model folder (or a fresh model) → data → Trainer → a model folder."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import set_seed
 
-from proxyv.checkpoints.adapter_folder import load_model, save_model
-from proxyv.checkpoints.run_folder import LOG, find_model, last_checkpoint, write_finished
+from proxyv.checkpoints.adapter_folder import save_model
+from proxyv.checkpoints.run_folder import LOG, last_checkpoint, write_finished
 from proxyv.config import Recipe
 from proxyv.data.collate import Collator
 from proxyv.data.order import TrainingOrder, steps_of
 from proxyv.data.training_data import TrainingData
 from proxyv.environment import environment
 from proxyv.errors import UserError
-from proxyv.model.build import build_model, build_processor, switch_method
-from proxyv.model.lora import merge_adapters
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor
 from proxyv.processes import is_main, wait
 from proxyv.train.adapters import adapt
 from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
-from proxyv.train.patches import PatchClassifier
 from proxyv.train.settings import training_arguments
+from proxyv.train.start import load_start, start_folder
 from proxyv.train.trainer import StageTrainer
 
 
@@ -38,14 +35,20 @@ def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None) -> N
     with `lora`, an adapter folder.
 
     An interrupted stage goes on from its last checkpoint, or begins anew where there is none.
+
+    Raises UserError for a start, data, fields or a folder that do not work, and for a loss that is not finite.
     """
     spec, checkpoint = recipe.stages[stage], last_checkpoint(folder)
     set_seed(recipe.seed)
+
+    # What is trained, and on what.
     model, processor = load_start(recipe, start)
     data = TrainingData(recipe, stage, processor)
     adapt(model, spec, stage, start_folder(recipe, start), folder)
     set_trainable(model, spec, stage)
     table = parameter_table(model, spec)
+
+    # The folder: ready before the first step, so that nothing fails after the last.
     if is_main():
         print(f"stage {stage}: {len(data):,} samples\n{show_table(table)}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,61 +56,21 @@ def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None) -> N
         if checkpoint is None:
             try_saving(model, processor, folder)
     wait()
-    trainer = make_trainer(recipe, stage, folder, model, processor, data)
+
+    # Training.
+    module = data.objective.module(model)
+    trainer = make_trainer(recipe, stage, folder, model, module, data)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if spec.objective == "language_modeling":
+
+    # What it leaves; the record that says so last.
+    if module is model:  # Trainer gathers what is sharded
         trainer.save_model(str(folder))
     elif is_main():
         save(model, processor, folder)
     if is_main():
-        record = {
-            "steps": trainer.state.global_step,
-            "loss": next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry),
-            "seconds": time.perf_counter() - began,
-            "samples": trainer.total_counts,
-            "parameters": table,
-            "environment": environment(),
-        }
-        write_finished(folder, record)
+        write_finished(folder, finish_record(trainer, time.perf_counter() - began, table))
     wait()
-
-
-def start_folder(recipe: Recipe, start: Path | None) -> Path | None:
-    """The folder a stage starts from: the previous stage's, or the recipe's `start_from`; None: a fresh model."""
-    return start or (None if recipe.start_from is None else find_model(recipe.start_from))
-
-
-def load_start(recipe: Recipe, start: Path | None) -> tuple[ProxyVForConditionalGeneration, ProxyVProcessor]:
-    """The model to train, float32 on the CPU, with the recipe's method switched on, and its processor."""
-    source = start_folder(recipe, start)
-    if source is None:
-        processor = build_processor(recipe)
-        model = build_model(recipe, image_token_id=processor.image_token_id)
-    else:
-        processor = ProxyVProcessor.from_pretrained(source)
-        model = load_model(source, dtype=torch.float32, attn_implementation=recipe.attention)
-        merge_adapters(model)
-        switch_method(model, processor, recipe.method)
-    check_vocabulary(model, processor)
-    sanitise_generation(model)
-    return model, processor
-
-
-def check_vocabulary(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor) -> None:
-    """Raise UserError where the tokenizer knows ids that the LLM has no embedding for (`<image>` needs none)."""
-    largest = max(token for token in processor.tokenizer.get_vocab().values() if token != processor.image_token_id)
-    rows = model.config.text_config.vocab_size
-    if largest >= rows:
-        raise UserError(f"llm.config.vocab_size: {rows} is too small for the tokenizer; use at least {largest + 1}")
-
-
-def sanitise_generation(model: ProxyVForConditionalGeneration) -> None:
-    """Drop sampling settings from a generation configuration that does not sample: saving would refuse them."""
-    config = model.generation_config
-    if config is not None and not config.do_sample:
-        for field in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
-            setattr(config, field, None)
 
 
 def make_trainer(
@@ -115,31 +78,30 @@ def make_trainer(
     stage: str,
     folder: Path,
     model: ProxyVForConditionalGeneration,
-    processor: ProxyVProcessor,
+    module: nn.Module,
     data: TrainingData,
 ) -> StageTrainer:
-    """The stage's trainer. A stage's order of samples depends on the recipe's seed and the stage's name alone."""
+    """The stage's trainer. A stage's order of samples depends on the recipe's seed and the stage's name alone.
+
+    module: what the objective trains: the model, or a module around some of it.
+    """
     spec = recipe.stages[stage]
     if spec.deepspeed is not None:
         keep_layers_whole(model)
     steps = spec.steps or steps_of(len(data), spec.global_batch_size, spec.epochs, spec.group_by_length)
     seed = zlib.crc32(f"{recipe.seed} {stage}".encode())
     lengths = data.lengths() if spec.group_by_length else None
-    trained: nn.Module = model
-    named = [(model.module_group(name), p) for name, p in model.named_parameters() if p.requires_grad]
-    if spec.objective == "patch_classification":
-        trained = PatchClassifier(model)
-        named += [("tower", parameter) for parameter in trained.head.parameters()]
+    trained = [(model.module_group(name), p) for name, p in model.named_parameters() if p.requires_grad]
     return StageTrainer(
         spec=spec,
-        groups=parameter_groups(named, inner_matrices(model), spec),
+        groups=parameter_groups(trained + data.objective.added(module), inner_matrices(model), spec),
         order=TrainingOrder(len(data), spec.global_batch_size, steps, seed, lengths),
         log_file=folder / LOG,
-        model=trained,
+        model=module,
         args=training_arguments(recipe, stage, folder, steps),
         train_dataset=data,
-        data_collator=Collator(processor),
-        processing_class=processor,
+        data_collator=Collator(data.processor, data.objective),
+        processing_class=data.processor,
     )
 
 
@@ -157,6 +119,18 @@ def keep_layers_whole(model: ProxyVForConditionalGeneration) -> None:
     set_z3_leaf_modules(model, list({type(layer) for layer in layers}))
 
 
+def finish_record(trainer: StageTrainer, seconds: float, table: list[dict[str, Any]]) -> dict[str, Any]:
+    """What finished.json holds: steps, last loss, seconds, counts of samples, parameters, environment."""
+    return {
+        "steps": trainer.state.global_step,
+        "loss": next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry),
+        "seconds": seconds,
+        "samples": trainer.total_counts,
+        "parameters": table,
+        "environment": environment(),
+    }
+
+
 def save(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor, folder: Path) -> None:
     """A complete folder: configuration, weights, processor, tokenizer, chat template."""
     save_model(model, folder)
@@ -164,7 +138,10 @@ def save(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor, fold
 
 
 def try_saving(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor, folder: Path) -> None:
-    """Save once before the first step, so that whatever prevents it shows now and not after days of training."""
+    """Save once before the first step, so that whatever prevents it shows now and not after days of training.
+
+    Raises UserError where saving fails.
+    """
     trial = folder / ".trial-save"
     try:
         save(model, processor, trial)

@@ -20,7 +20,7 @@ from proxyv.checkpoints.adapter_folder import load_weights, save_model
 from proxyv.config import StageSpec
 from proxyv.constants import IGNORE_INDEX
 from proxyv.data.order import TrainingOrder
-from proxyv.data.training_data import COUNTS
+from proxyv.data.outcomes import COUNTS
 from proxyv.errors import UserError
 from proxyv.model.lora import has_adapters
 from proxyv.model.modeling import ProxyVForConditionalGeneration
@@ -79,7 +79,10 @@ class StageTrainer(Trainer):
         return self.order
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
-        """The micro-batches of one step; keeps what the log needs: time waited, tokens, counts, rates."""
+        """The micro-batches of one step; keeps what the log needs: time waited, tokens, counts, rates.
+
+        Raises UserError for bad data, in one line also where a worker process met it.
+        """
         before = time.perf_counter()
         try:
             batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -120,6 +123,8 @@ class StageTrainer(Trainer):
         Fields: step, loss, grad_norm, learning_rate/<group>, tokens_per_second (all rows) and
         supervised_tokens_per_second of all processes together, data_wait_seconds and peak_memory_gib of this one,
         elapsed_seconds, epoch, and what was skipped or substituted since the stage began or was resumed.
+
+        Raises UserError for a loss that is not finite.
         """
         if "loss" in logs:
             logs.pop("learning_rate", None)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from proxyv.config import load_recipe
-from proxyv.convert.authors import authors_config, authors_translation
+from proxyv.convert.authors import authors_translation
+from proxyv.convert.authors_config import authors_config
 from proxyv.convert.folder import meta_model
-from proxyv.convert.plan import Part, Plan
+from proxyv.convert.plan import ConversionPlan, Part
 from proxyv.errors import UserError
 from proxyv.model.configuration import sub_config
 
@@ -77,7 +78,7 @@ def full_size(recorded, repo, llm, learn):
 def plan_of(theirs, keys, repo):
     tower = load_recipe(repo / "configs/vision/clip-l-336.yaml").vision.config
     model = meta_model(authors_config(theirs, sub_config(tower, "tower"), keys))
-    return Plan("checkpoint", model, [Part(Outline(keys), authors_translation(model))], torch.bfloat16)
+    return ConversionPlan("checkpoint", model, [Part(Outline(keys), authors_translation(model))], torch.bfloat16)
 
 
 def test_every_recorded_checkpoint_is_here(recorded):

@@ -10,8 +10,8 @@ from proxyv.pages.vocabulary import ABOVE, BELOW, WHICH
 def compose(rng: np.random.Generator, spec: PageSpec) -> Content:
     """Words and numbers at random places, one per row, on a background that is never uniform.
 
-    What stands alone of its sort is asked for directly ("which number"). With three items or more each is
-    also asked for by the next item below or above it ("word above 42").
+    The only word or number gets a direct question ("which number"). With three items or more each is also the answer
+    to a question that names the next item below or above it ("word above 42").
     """
     texts = words(rng, spec.difficulty.scene_words) + numbers(rng, spec.difficulty.scene_numbers)
     texts = [texts[place] for place in rng.permutation(len(texts))]

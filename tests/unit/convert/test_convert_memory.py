@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from proxyv.convert.authors import authors_config
+from proxyv.convert.authors_config import authors_config
 from proxyv.convert.folder import meta_model
 from tests.tiny import tiny_model
 from tests.unit.convert.test_convert import their_config, their_name, write_checkpoint, write_tower

@@ -7,8 +7,9 @@ import datasets
 import pytest
 
 from proxyv.config import DataSpec
+from proxyv.data import readers
 from proxyv.data.images import BadImageError, open_image
-from proxyv.data.readers import LlavaReader, mark_in_front, open_reader
+from proxyv.data.readers import LlavaReader, Reader, Sample, mark_in_front, open_reader
 from proxyv.errors import UserError
 from tests.small_runs import page_recipe, record, record_recipe, save_image
 from tests.tiny import random_image
@@ -54,6 +55,33 @@ def test_records_of_unlike_shapes_share_a_table(tmp_path):
 )
 def test_a_single_mark_goes_to_the_front(text, expected):
     assert mark_in_front(text) == expected
+
+
+def test_a_format_is_added_by_subclassing(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "READERS", dict(readers.READERS))
+
+    class LineReader(Reader):
+        """Text files: one question a line, its answer behind a tab."""
+
+        format = "lines"
+
+        def read(self):
+            turns = [line.split("\t") for line in self.file.read_text().splitlines()]
+            return datasets.Dataset.from_dict({"turns": turns[: self.spec.limit]})
+
+        def sample(self, row):
+            question, answer = row["turns"]
+            messages = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+            return Sample(question, self.name, messages=messages)
+
+        def lengths(self):
+            return [-len(" ".join(turns).split()) for turns in self.table["turns"]]
+
+    recipe = record_recipe(tmp_path, [], DataSpec("lines", "records.json"))
+    (tmp_path / "records.json").write_text("A\tB\nC\tD\n")
+    found = open_reader(recipe, "records")
+    assert isinstance(found, LineReader) and [sample.messages[1]["content"] for sample in found] == ["B", "D"]
+    assert found.lengths() == [-2, -2]
 
 
 def test_answer_before_any_question_is_dropped(tmp_path):

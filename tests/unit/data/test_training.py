@@ -8,7 +8,8 @@ from proxyv.config import DataSpec
 from proxyv.constants import IGNORE_INDEX
 from proxyv.data.collate import Collator
 from proxyv.data.order import TrainingOrder, grouped, steps_of
-from proxyv.data.training_data import COUNTS, TrainingData
+from proxyv.data.outcomes import COUNTS
+from proxyv.data.training_data import TrainingData
 from proxyv.errors import UserError
 from proxyv.model.build import build_processor
 from proxyv.pages.ensure import ensure_pages
@@ -100,7 +101,7 @@ def test_batch_equals_the_processor(tmp_path):
         record("c", "<image>\nD", "", names[1]),
     ]
     data = data_of(record_recipe(tmp_path, records, image_mode=None))
-    batch = Collator(data.processor)([data[i] for i in range(3)])
+    batch = Collator(data.processor, data.objective)([data[i] for i in range(3)])
     texts = ["<s><image>\nvalue of C<answer>12</s>", "<s>A<answer>B</s>", "<s><image>\nD<answer></s>"]
     expected = data.processor(text=texts, images=[[images[0]], [], [images[1]]])
     for key in ("input_ids", "attention_mask", "pixel_values", "crops_per_image"):
@@ -112,7 +113,7 @@ def test_batch_equals_the_processor(tmp_path):
 
 def test_text_only_batch_has_no_vision_keys(tmp_path):
     data = data_of(record_recipe(tmp_path, [record("a", "A"), record("b", "long question")]))
-    batch = Collator(data.processor)([data[0], data[1]])
+    batch = Collator(data.processor, data.objective)([data[0], data[1]])
     assert set(batch) == {"input_ids", "attention_mask", "labels", "counts"}
     assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist())
 
@@ -123,7 +124,7 @@ def test_glyph_batch(tmp_path):
         data_of(recipe)[0]
     recipe.vision.config["image_size"] = 112
     data = data_of(recipe)
-    batch = Collator(data.processor)([data[0], data[1]])
+    batch = Collator(data.processor, data.objective)([data[0], data[1]])
     assert batch["pixel_values"].shape == (2, 3, 112, 112) and batch["labels"].shape == (2, 64)
     assert set(batch) == {"pixel_values", "labels", "counts"}
 

@@ -176,6 +176,14 @@ def test_resume_of_a_finished_run_generates_nothing(toy):
     assert (again["wall_seconds"], again["batch_sizes"]) == (first["wall_seconds"], [2])
 
 
+def test_resume_takes_left_out_defaults_of_the_method_as_written_out(toy):
+    first = run(toy, recipe={"method": {"name": "fastv", "layer": 1}})
+    again = run(toy, recipe={"method": {"name": "fastv", "layer": 1, "drop": 0.5}}, resume=True)
+    assert again["scores"] == first["scores"]
+    with pytest.raises(UserError, match="recipe.method.drop was 0.5 and is 0.25"):
+        run(toy, recipe={"method": {"name": "fastv", "layer": 1, "drop": 0.25}}, resume=True)
+
+
 def test_resume_with_another_batch_size_records_both(toy):
     run(toy, limit=2)
     assert run(toy, resume=True, batch_size=1)["batch_sizes"] == [1, 2]

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from proxyv.checkpoints.run_folder import find_model
-from proxyv.config import DataSpec, load_recipe
+from proxyv.config import DataSpec, load_recipe, save_recipe
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
+from proxyv.model.registry import settle_method
 from proxyv.train import stage as stage_module
 from proxyv.train import train
-from proxyv.train.stage import load_start, sanitise_generation
+from proxyv.train.start import load_start, sanitise_generation
 from proxyv.train.trainer import StageTrainer
 from tests.small_runs import (
     ALL_GROUPS,
@@ -52,7 +53,7 @@ def test_stages_run_in_order_and_leave_complete_models(tmp_path):
     recipe.vision.config["image_size"] = 112
     run = train(recipe)
     assert run == tmp_path / "runs" / "tiny" and find_model(run) == run / "instruct"
-    assert load_recipe(run / "recipe.yaml") == recipe
+    assert load_recipe(run / "recipe.yaml") == settle_method(recipe)
     for folder in [*(run / name for name in recipe.stages), run / "caption" / "checkpoint-4"]:
         assert find_model(folder) == folder
         assert ProxyVProcessor.from_pretrained(folder).chat_template
@@ -163,6 +164,16 @@ def test_run_folder_is_not_reused_by_accident(tmp_path):
     train(recipe, resume=True)
     with pytest.raises(UserError, match="run of another recipe; choose another name"):
         train(replace(recipe, seed=5), resume=True)
+
+
+def test_a_recipe_is_recorded_with_its_methods_defaults_and_resumes_without(tmp_path):
+    recipe = page_recipe(tmp_path, short=stage(["text"], steps=1))
+    run = train(recipe)
+    assert load_recipe(run / "recipe.yaml").method == {**settle_method(recipe).method, **PROXYV} != PROXYV
+    save_recipe(recipe, run / "recipe.yaml")  # as an earlier version left it
+    assert train(recipe, resume=True) == train(settle_method(recipe), resume=True) == run
+    with pytest.raises(UserError, match="method.hidden_ratio was 2 and is 4"):
+        train(replace(recipe, method={**PROXYV, "hidden_ratio": 4}), resume=True)
 
 
 def test_start_from_switches_a_method_on(tmp_path):
