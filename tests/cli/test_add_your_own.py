@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -87,54 +88,60 @@ bad_name: record '2'
 """
 
 
+# Path in the checkout → what is added to that file.
+ADDED = {
+    "proxyv/model/families.py": FAMILY,
+    "configs/llm/afm-4.5b.yaml": LLM,
+    "eval/benchmarks/menus.yaml": BENCHMARK,
+    "configs/recipes/tiny-uniform-9.yaml": RECIPE,
+    "proxyv/data/readers.py": READER,
+    "configs/data/menus.yaml": DATA,
+    "tests/contract/readers/tsv.yaml": EXAMPLE,
+}
+
+
 @pytest.fixture(scope="module")
-def checkout(repo, tmp_path_factory):
-    """A copy of what the tests of this file need of the checkout."""
+def passed(repo, tmp_path_factory):
+    """Everything above added to a copy of the checkout, and its tests run there once; call it with words: how many
+    tests with these words in their names passed, by file."""
     folder = tmp_path_factory.mktemp("checkout")
     ignored = shutil.ignore_patterns("__pycache__", "golden", "results")
     for part in ("proxyv", "configs", "eval", "tests"):
         shutil.copytree(repo / part, folder / part, ignore=ignored)
     shutil.copy(repo / "pyproject.toml", folder)
-    return folder
-
-
-def passed(checkout, words, *files):
-    """Run the tests whose names hold the words; returns how many passed of each file."""
-    command = [sys.executable, "-m", "pytest", *files, "-k", words, "-v", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300)
+    for path, text in ADDED.items():
+        with (folder / path).open("a", encoding="utf-8") as file:
+            file.write(text)
+    files = ["unit/model/test_model.py", "unit/model/test_inference.py"]
+    files += [f"contract/test_{name}.py" for name in ("support", "configs", "benchmarks", "readers")]
+    words = "(arcee and not flex) or afm-4.5b or menus or tiny-uniform-9 or tsv"
+    command = [sys.executable, "-m", "pytest", *(f"tests/{file}" for file in files), "-k", words, "-v"]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    options = ["-p", "no:xdist", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *options], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    names = re.findall(r"^(\S+\.py)::.* PASSED", done.stdout, re.M)
-    return {file: names.count(file) for file in files}
+    names = re.findall(r"^tests/(\S+\.py)::(.*) PASSED", done.stdout, re.M)
+    return lambda *words: Counter(file for file, name in names if any(word in name for word in words))
 
 
-def append(path, text):
-    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
-
-
-def test_family(checkout):
+def test_family(passed):
     """Model, inference and support tests run over it; its shapes fit the paper's recipe."""
-    append(checkout / "proxyv" / "model" / "families.py", FAMILY)
-    (checkout / "configs" / "llm" / "afm-4.5b.yaml").write_text(LLM)
-    files = [f"tests/unit/model/test_{name}.py" for name in ("model", "inference")]
-    contract = ["tests/contract/test_support.py", "tests/contract/test_configs.py"]
-    counts = passed(checkout, "(arcee and not flex) or afm-4.5b", *files, *contract)
-    assert all(counts.values()) and counts["tests/unit/model/test_model.py"] >= 10
+    counts = passed("arcee", "llm/afm-4.5b.yaml")
+    assert counts["unit/model/test_model.py"] >= 10 and counts["unit/model/test_inference.py"] >= 1
+    assert counts["contract/test_support.py"] == 6 and counts["contract/test_configs.py"] == 1
 
 
-def test_benchmark(checkout):
-    (checkout / "eval" / "benchmarks" / "menus.yaml").write_text(BENCHMARK)
-    assert list(passed(checkout, "menus", "tests/contract/test_benchmarks.py").values()) == [2]
+def test_benchmark(passed):
+    assert passed("[menus]")["contract/test_benchmarks.py"] == 2
 
 
-def test_recipe(checkout):
-    (checkout / "configs" / "recipes" / "tiny-uniform-9.yaml").write_text(RECIPE)
-    assert list(passed(checkout, "tiny-uniform-9", "tests/contract/test_configs.py").values()) == [1]
+def test_recipe(passed):
+    assert passed("recipes/tiny-uniform-9.yaml") == {"contract/test_configs.py": 1}
 
 
-def test_data_set(checkout):
-    append(checkout / "proxyv" / "data" / "readers.py", READER)
-    (checkout / "configs" / "data" / "menus.yaml").write_text(DATA)
-    (checkout / "tests" / "contract" / "readers" / "tsv.yaml").write_text(EXAMPLE)
-    counts = passed(checkout, "tsv or menus", "tests/contract/test_readers.py", "tests/contract/test_configs.py")
-    assert list(counts.values()) == [6, 1]
+def test_data_set(passed):
+    """The reader keeps the contract, and the part that names it loads."""
+    assert passed("[tsv]", "[menus]")["contract/test_readers.py"] == 6
+    assert passed("data/menus.yaml") == {"contract/test_configs.py": 1}
