@@ -35,11 +35,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repo() -> Path:
     """The root of the checkout."""
     return REPO
-
-
-@pytest.fixture(scope="session")
-def golden_dir() -> Path:
-    """The folder of recorded golden tensors."""
-    from tests.parity.recordings import golden_folder
-
-    return golden_folder()

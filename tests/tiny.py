@@ -1,5 +1,9 @@
 """Tiny random models for tests: 56-pixel crops of 4 × 4 vision tokens, a few narrow layers."""
 
+import copy
+import json
+from functools import lru_cache
+
 import torch
 from PIL import Image
 
@@ -62,11 +66,20 @@ def tiny_recipe(family="llama", method=None, **fields):
 
 
 def tiny_model(family="llama", method=None, seed=0):
-    """A random model in eval mode and its processor."""
-    recipe = tiny_recipe(family, method)
+    """A random model in eval mode and its processor. Both are the caller's to change: a copy of what was built first
+    for these arguments, with torch's generator left as building leaves it."""
+    built, generator = _built(family, json.dumps(method or METHODS[0]), seed)
+    torch.set_rng_state(generator)
+    return copy.deepcopy(built)
+
+
+@lru_cache(maxsize=64)
+def _built(family, method, seed):
+    recipe = tiny_recipe(family, json.loads(method))
     torch.manual_seed(seed)
     processor = build_processor(recipe)
-    return build_model(recipe, image_token_id=processor.image_token_id).eval(), processor
+    model = build_model(recipe, image_token_id=processor.image_token_id).eval()
+    return (model, processor), torch.get_rng_state()
 
 
 def random_image(width=60, height=40, seed=0):

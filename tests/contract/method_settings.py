@@ -5,6 +5,7 @@
              tower of three layers and width 32 whose features are hidden state −2
     other    field → fields to set; each alone must change what is built or what comes out (default: see `_other`)
     no_op    fields under which the method equals `full`
+    refuses_reentrant_checkpointing    fields under which that kind would be wrong and is refused
 """
 
 import dataclasses

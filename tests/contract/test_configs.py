@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -153,19 +154,25 @@ def test_recipe_names_are_unique() -> None:  # a sweep over any of them needs it
 @pytest.mark.parametrize("path", PARTS, ids=name_of)
 def test_part_loads_alone_and_is_used(path: Path, tmp_path: Path) -> None:
     load_recipe(path)
-    if path.parent.name == "method":  # no recipe need use it: it fits the paper's baseline as it is
-        baseline = CONFIGS / "recipes" / "vicuna-7b-full.yaml"
-        (tmp_path / "with.yaml").write_text(f"parts: [{baseline}, {path}]")
+    room = path.parent.name
+    if room in ("llm", "method", "data"):  # no recipe need use it: it fits the paper's baseline as it is
+        baseline = {part.parent.name: part for part in parts_of(CONFIGS / "recipes" / "vicuna-7b-full.yaml")}
+        parts = {**baseline, room: path}
+        (tmp_path / "with.yaml").write_text(f"parts: [{', '.join(str(part) for part in parts.values())}]")
         recipe = load_recipe(tmp_path / "with.yaml")
-        assert build_model(recipe, device="meta").config.method["name"] == recipe.method["name"]
+        if room != "data":  # test_readers.py reads those
+            model = build_model(recipe, device="meta")
+            assert model.config.method["name"] == recipe.method["name"]
+            assert model.config.text_config.model_type == recipe.llm.config["model_type"]
     else:
         users = [recipe for recipe in RECIPES if path.resolve() in parts_of(recipe)]
         assert users, f"no recipe uses {name_of(path)}"
 
 
-def parts_of(path: Path) -> set[Path]:
+@cache
+def parts_of(path: Path) -> frozenset[Path]:
     below: set[Path] = set()
     for part in read_yaml(path).get("parts", []):
         found = (path.parent / part).resolve()
         below |= {found} | parts_of(found)
-    return below
+    return frozenset(below)

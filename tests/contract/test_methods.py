@@ -13,7 +13,8 @@ from proxyv.errors import UserError
 from proxyv.methods import describe_method, make_method, method_classes
 from proxyv.model.method import NEEDS
 from proxyv.model.registry import settle_fields
-from proxyv.profiling import profile_recipe
+from proxyv.profiling.flops import prefill_figures
+from proxyv.profiling.prefill import shapes
 from tests.contract.method_settings import SHIPPED, every_field, method_fields, settings
 from tests.tiny import random_image, tiny_model, tiny_recipe
 
@@ -97,9 +98,12 @@ def test_every_field_changes_shapes_or_numbers(name, field, changed):
     other.load_state_dict(model.state_dict())
     # A method may limit what the processor makes of an image.
     cases = [(m, inputs_of(p, "batch")) for m, p in ((model, processor), (other, its_processor))]
+    numbers, losses = [], []
     with torch.no_grad():
-        numbers = [m(**inputs, logits_to_keep=1).logits for m, inputs in cases]
-        losses = [m.train()(**inputs, labels=text_labels(processor, inputs)).loss for m, inputs in cases]
+        for m, inputs in cases:
+            numbers.append(m(**inputs, logits_to_keep=1).logits)
+            torch.manual_seed(5)  # what a method draws in training is the same for both, so only the field differs
+            losses.append(m.train()(**inputs, labels=text_labels(processor, inputs)).loss)
     assert not torch.allclose(*numbers) or not torch.allclose(*losses)
 
 
@@ -214,11 +218,14 @@ def test_a_conversation_goes_on_from_the_cache(name, family):
     assert torch.equal(second, torch.cat(steps, 1))
 
 
-@every_method
+def reads_the_question(name):
+    """Whether a method looks at the whole question before it chooses."""
+    return bool({"llm_attention", "question"} & set(make_method(method_fields(name)).needs))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not reads_the_question(name)])
 def test_a_later_text_token_changes_no_earlier_row(name):
     model, processor = tiny_model("llama", method_fields(name))
-    if {"llm_attention", "question"} & set(model.method.needs):
-        pytest.skip(f"{name} looks at the whole question before it chooses")
     short = processor(text=["A <image> B"], images=[[random_image()]])
     longer = processor(text=["A <image> BC"], images=[[random_image()]])
     with torch.no_grad():
@@ -240,28 +247,39 @@ def test_no_op_setting_equals_full(name, family, prompt):
         assert torch.equal(*(m.generate(**inputs, max_new_tokens=3, do_sample=False) for m in (model, full)))
 
 
+def gradients(method, **checkpointing):
+    """Gradients of one training pass over the batch, by parameter."""
+    model, processor = tiny_model("llama", method)
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(checkpointing)
+        model.enable_input_require_grads()
+    inputs = inputs_of(processor, "batch")
+    torch.manual_seed(5)  # methods may draw
+    model(**inputs, labels=text_labels(processor, inputs)).loss.backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
 @every_method
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing_changes_nothing(name, reentrant):
-    """But for a method that refuses one kind in one line."""
-    gradients = []
-    for checkpointing in (False, True):
-        model, processor = tiny_model("llama", method_fields(name))
-        model.train()
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-            model.enable_input_require_grads()
-        inputs = inputs_of(processor, "batch")
-        torch.manual_seed(5)  # methods may draw
-        try:
-            model(**inputs, labels=text_labels(processor, inputs)).loss.backward()
-        except UserError:
-            assert checkpointing and reentrant
-            return
-        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-    plain, checkpointed = gradients
-    for parameter in plain.keys() & checkpointed.keys():
+    plain = gradients(method_fields(name))
+    checkpointed = gradients(method_fields(name), use_reentrant=reentrant)
+    assert checkpointed.keys() == plain.keys()
+    for parameter in plain:
         torch.testing.assert_close(checkpointed[parameter], plain[parameter], atol=1e-4, rtol=1e-3)
+
+
+REFUSING = [name for name in METHODS if "refuses_reentrant_checkpointing" in settings(name)]
+
+
+@pytest.mark.parametrize("name", REFUSING)
+def test_reentrant_checkpointing_is_refused_where_it_would_be_wrong(name):
+    """In one line, under the fields that the settings name; the other kind runs and changes nothing."""
+    method = method_fields(name, **settings(name)["refuses_reentrant_checkpointing"])
+    with pytest.raises(UserError, match="use_reentrant=False"):
+        gradients(method, use_reentrant=True)
+    torch.testing.assert_close(gradients(method, use_reentrant=False), gradients(method), atol=1e-4, rtol=1e-3)
 
 
 @every_method
@@ -300,7 +318,7 @@ def test_shipped_defaults_are_counted_at_full_size(name):
     recipe = load_recipe("configs/recipes/vicuna-7b-full.yaml")
     recipe.method = dict(load_recipe(f"configs/method/{name}.yaml").method)
     assert recipe.method == {"name": name}, "the published defaults are those of the dataclass"
-    assert profile_recipe(recipe, crops=1)["decoder_flops"] > 0
+    assert prefill_figures(recipe, shapes(recipe), crops=1, text_tokens=50)["decoder_flops"] > 0
 
 
 def test_settings_are_of_methods_that_exist():

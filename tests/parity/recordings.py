@@ -6,12 +6,14 @@ one onto the other through the sorted order of each kind of row, which is the sa
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 IMAGE_ID = -200
@@ -19,14 +21,81 @@ MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])
 STD = np.float32([0.26862954, 0.26130258, 0.27577711])
 
 
+HERE = Path(__file__).parent / "golden"  # the recordings that travel with the project
+
+
 def golden_folder() -> Path:
     """The folder of recordings: PROXYV_GOLDEN_DIR, or those that travel with the project."""
-    return Path(os.environ.get("PROXYV_GOLDEN_DIR", Path(__file__).parent / "golden"))
+    return Path(os.environ.get("PROXYV_GOLDEN_DIR", HERE))
 
 
 def find_cases(folder: Path) -> list[tuple[str, str]]:
     """Every (variant, case) that the folder holds."""
     return [(p.parts[-3], p.stem) for p in sorted(folder.glob("*/cases/*.json"))]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a case holds, known without reading its tensors. A folder may record less than the one here."""
+
+    meta: dict
+    names: frozenset[str]  # of its tensors
+
+    @classmethod
+    def of(cls, folder: Path, variant: str, case: str) -> "Contents":
+        """Read the JSON file, and the header of the tensor file."""
+        stem = folder / variant / "cases" / case
+        with safe_open(stem.with_suffix(".safetensors"), "pt") as tensors:
+            return cls(json.loads(stem.with_suffix(".json").read_text()), frozenset(tensors.keys()))
+
+    @property
+    def single(self) -> bool:
+        """One sample. The states and the cache of a batch were recorded with dummy crops, which we do not have."""
+        return len(self.meta["images_per_sample"]) == 1
+
+    @property
+    def logits(self) -> bool:
+        """Logits of newlines and text."""
+        return "logits_newline_text" in self.names
+
+    @property
+    def loss(self) -> bool:
+        """A training loss; the others were recorded for inference only."""
+        return self.meta.get("loss") is not None
+
+    @property
+    def cache(self) -> bool:
+        """Sums and norms of the cache that can be compared."""
+        return self.single and "kv_sum" in self.names
+
+    @property
+    def states(self) -> bool:
+        """Outputs of decoder layers."""
+        return self.single and any(re.fullmatch(r"state\.layer\d+\.out", name) for name in self.names)
+
+    @property
+    def decoding(self) -> bool:
+        """Greedy decoding that can be trusted, of the case or of its samples one by one."""
+        whole = bool(self.meta.get("generate", {}).get("trustworthy")) and "gen_ids" in self.names
+        return whole or bool(self.meta.get("alone"))
+
+
+KINDS = ("logits", "loss", "cache", "states", "decoding")
+
+
+def cases_with(folder: Path, kind: str) -> list[tuple[str, str]]:
+    """Every (variant, case) of the folder that recorded one of `KINDS`."""
+    return [found for found in find_cases(folder) if getattr(Contents.of(folder, *found), kind)]
+
+
+def raw_images(folder: Path) -> list[tuple[str, str]]:
+    """(folder, name) of every image that was recorded before its crops too."""
+    found = []
+    for file in sorted(folder.glob("images*/*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            if "raw_rgb_u8" in tensors.keys():  # noqa: SIM118 (no mapping)
+                found.append((file.parent.name, file.stem))
+    return found
 
 
 def pixels(crops: torch.Tensor) -> torch.Tensor:

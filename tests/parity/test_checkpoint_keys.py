@@ -14,6 +14,10 @@ from proxyv.convert.folder import meta_model
 from proxyv.convert.plan import ConversionPlan, Part
 from proxyv.errors import UserError
 from proxyv.model.configuration import sub_config
+from tests.parity.recordings import golden_folder
+
+KEYS = golden_folder() / "checkpoint_keys.json"
+pytestmark = pytest.mark.skipif(not KEYS.exists(), reason=f"there is no {KEYS}")
 
 # Checkpoint → our LLM configuration and the authors' model type.
 LLMS = {
@@ -49,8 +53,8 @@ def expand(patterns):
 
 
 @pytest.fixture(scope="module")
-def recorded(golden_dir):
-    return json.loads((golden_dir / "checkpoint_keys.json").read_text())
+def recorded():
+    return json.loads(KEYS.read_text())
 
 
 def full_size(recorded, repo, llm, learn):

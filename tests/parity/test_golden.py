@@ -1,4 +1,6 @@
-"""The published model, number for number, over every variant and case found in PROXYV_GOLDEN_DIR."""
+"""The published model, number for number, over every variant and case found in the folder of recordings."""
+
+import re
 
 import pytest
 import torch
@@ -6,14 +8,17 @@ import torch
 from proxyv.convert import load_authors
 from proxyv.convert.authors import rename_key
 from proxyv.convert.tower import tower_prefix
-from tests.parity.recordings import Case, find_cases, golden_folder
+from tests.parity.recordings import Case, cases_with, golden_folder
 
 FOLDER = golden_folder()
-CASES = find_cases(FOLDER)
 TOLERANCE = dict(atol=1e-4, rtol=1e-4)
 
-pytestmark = pytest.mark.skipif(not CASES, reason=f"no golden tensors at {FOLDER}; set PROXYV_GOLDEN_DIR")
-every_case = pytest.mark.parametrize("variant, case", CASES, ids=[f"{v}-{c}" for v, c in CASES])
+
+def every_case_with(kind):
+    """Parametrise over the cases that recorded it, so that none has to be skipped."""
+    cases = cases_with(FOLDER, kind)
+    return pytest.mark.parametrize("variant, case", cases, ids=[f"{v}-{c}" for v, c in cases])
+
 
 _models = {}
 
@@ -51,7 +56,7 @@ def packed_loss(recorded, logits):
     return torch.nn.functional.cross_entropy(torch.cat(chosen), torch.cat(targets), ignore_index=-100)
 
 
-@every_case
+@every_case_with("logits")
 def test_logits(variant, case):
     model, recorded = load(variant, case)
     with torch.no_grad():
@@ -66,11 +71,9 @@ def test_logits(variant, case):
     assert compared > 0
 
 
-@every_case
+@every_case_with("loss")
 def test_loss_and_gradients(variant, case):
     model, recorded = load(variant, case)
-    if recorded.meta["loss"] is None:
-        pytest.skip("recorded for inference only")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(model.module_group(name) != "tower")
     model.zero_grad()
@@ -82,7 +85,7 @@ def test_loss_and_gradients(variant, case):
     loss.backward()
     ours = dict(model.named_parameters())
     start, prefix = model.config.method.get("start_layer", 0), tower_prefix(model)
-    for key, norm in recorded.meta["grad_norms"].items():
+    for key, norm in recorded.meta.get("grad_norms", {}).items():
         parameter = ours.get(rename_key(key, start, prefix))
         if parameter is None:  # the last layer's guided update, which nothing reads
             assert norm == 0.0, key
@@ -94,14 +97,12 @@ def test_loss_and_gradients(variant, case):
             torch.testing.assert_close(parameter.grad, want.view_as(parameter), rtol=1e-4, atol=1e-5)
 
 
-@every_case
+@every_case_with("cache")
 def test_cache(variant, case):
     """Every layer's cache holds vision, newline and text rows, and the same keys and values."""
     model, recorded = load(variant, case)
     with torch.no_grad():
         cache = forward(model, recorded, use_cache=True).past_key_values
-    if len(recorded.samples) > 1:
-        pytest.skip("a batch's recording has dummy crops in its cache")
     for layer, length in enumerate(recorded.meta["kv_lengths_after_prefill"]):
         keys, values = cache.layers[layer].keys.double(), cache.layers[layer].values.double()
         assert keys.shape[2] == length
@@ -109,17 +110,15 @@ def test_cache(variant, case):
         torch.testing.assert_close(found, recorded.tensors["kv_sum"][layer], rtol=1e-4, atol=5e-3)
 
 
-@every_case
+@every_case_with("decoding")
 def test_greedy_decoding(variant, case):
     """Batches decode like each sample alone, which is what was recorded."""
     model, recorded = load(variant, case)
     trusted = {}
-    if recorded.meta["generate"].get("trustworthy") and "gen_ids" in recorded.tensors:
+    if recorded.meta.get("generate", {}).get("trustworthy") and "gen_ids" in recorded.tensors:
         trusted[0] = (recorded.tensors["gen_ids"], recorded.tensors["gen_logits"])
     for key in recorded.meta.get("alone", {}):
         trusted[int(key)] = tuple(recorded.tensors[f"alone{key}.gen_{part}"] for part in ("ids", "logits"))
-    if not trusted:
-        pytest.skip("no trustworthy decoding recorded")
     batch = recorded.batch()
     del batch["labels"]
     out = model.generate(**batch, max_new_tokens=12, do_sample=False, output_logits=True, return_dict_in_generate=True)
@@ -130,38 +129,38 @@ def test_greedy_decoding(variant, case):
         torch.testing.assert_close(logits[sample], step_logits[0], **TOLERANCE)
 
 
-@pytest.mark.parametrize("variant", sorted({v for v, c in CASES if c == "single_both"}))
-def test_states_inside(variant):
-    """Embeddings, and what goes into and comes out of every layer, against the recorded state tensors."""
-    model, recorded = load(variant, "single_both")
-    seen = {}
-
-    def set_cache_rows(index):
-        return lambda module, args, output: seen.__setitem__(index, output.detach())
-
-    layers = model.language_model.model.layers
-    hooks = [layer.register_forward_hook(set_cache_rows(i)) for i, layer in enumerate(layers)]
-    with torch.no_grad():
-        forward(model, recorded)
-    for hook in hooks:
-        hook.remove()
+@every_case_with("states")
+def test_states_inside(variant, case):
+    """What comes out of every recorded layer, and out of every recorded guided update."""
+    model, recorded = load(variant, case)
+    outputs = layer_outputs(model, recorded)
     length = len(recorded.samples[0].input_ids)
     order = torch.cat([recorded.rows(0, kind)[1] for kind in ("vision", "newline", "text")])
     rest = order[recorded.meta["packing"]["image_full_len"] :]
     compared = 0
-    for index in range(len(layers)):
+    for index, output in enumerate(outputs):
         want = recorded.tensors.get(f"state.layer{index}.out")
-        if want is None:
-            continue
-        proxies = torch.arange(length, seen[index].shape[1])
-        if want.shape[1] == len(order):
-            rows, want = order, want[0]
-        else:  # [proxies | newlines | text]; our last layer runs no proxies
-            rows, want = torch.cat([proxies, rest]), want[0][-len(proxies) - len(rest) :]
-        torch.testing.assert_close(seen[index][0, rows], want, **TOLERANCE)
-        compared += 1
-    for index in range(len(layers) - 1):
+        if want is not None:
+            proxies = torch.arange(length, output.shape[1])
+            if want.shape[1] == len(order):
+                rows, want = order, want[0]
+            else:  # [proxies | newlines | text]; our last layer runs no proxies
+                rows, want = torch.cat([proxies, rest]), want[0][-len(proxies) - len(rest) :]
+            torch.testing.assert_close(output[0, rows], want, **TOLERANCE)
+            compared += 1
         update = recorded.tensors.get(f"state.vmlp{index - model.config.method.get('start_layer', 0)}.out")
-        if update is not None:
-            torch.testing.assert_close(seen[index][0, order[: update.shape[1]]], update[0], **TOLERANCE)
-    assert compared == len(layers)
+        if update is not None and index < len(outputs) - 1:  # the last layer's update is read by nothing: not run
+            torch.testing.assert_close(output[0, order[: update.shape[1]]], update[0], **TOLERANCE)
+    assert compared == sum(re.fullmatch(r"state\.layer\d+\.out", name) is not None for name in recorded.tensors)
+
+
+def layer_outputs(model, recorded):
+    """(B, rows, D) of every decoder layer in one pass, proxies behind the rows where there are any."""
+    seen = []
+    layers = model.language_model.model.layers
+    hooks = [layer.register_forward_hook(lambda module, args, output: seen.append(output)) for layer in layers]
+    with torch.no_grad():
+        forward(model, recorded)
+    for hook in hooks:
+        hook.remove()
+    return seen
