@@ -17,7 +17,7 @@ EXAMPLE = "--json"
 PRINTS_FIGURES = True
 OVERRIDABLE = False
 
-HEAD = ("method", "acts", "trained", "needs", "paper", "what it does")
+HEAD = ("method", "acts", "training", "needs", "paper", "what it does")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,5 +52,5 @@ def _markdown(entries: list[dict[str, Any]]) -> str:
 def _cells(entry: dict[str, Any], name: str, paper: str) -> list[str]:
     """A row of the table, in the order of `HEAD`."""
     line = entry["one_line"] + (" (approximate)" if entry["approximate"] else "")
-    trained = "yes" if entry["trained"] else "training-free"
-    return [name, entry["place"], trained, ", ".join(entry["needs"]) or ABSENT, paper, line]
+    training = "trained" if entry["trained"] else "training-free"
+    return [name, entry["place"], training, ", ".join(entry["needs"]) or ABSENT, paper, line]
