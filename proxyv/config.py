@@ -15,10 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from proxyv.errors import UserError
-from proxyv.errors import suggest as suggest  # importable from here too
-from proxyv.schema import first_difference as first_difference
-from proxyv.schema import from_mapping as from_mapping
-from proxyv.schema import read_yaml as read_yaml
+from proxyv.schema import from_mapping, read_yaml
 
 
 @dataclass

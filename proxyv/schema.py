@@ -92,3 +92,9 @@ def first_difference(one: Any, other: Any, field: str = "") -> tuple[str, Any, A
         parts = (first_difference(one.get(k), other.get(k), f"{below}{k}") for k in sorted({*one, *other}))
         return next((part for part in parts if part), None)
     return None if one == other else (field, one, other)
+
+
+def describe_change(old: Any, new: Any, field: str = "") -> str | None:
+    """`first_difference` in words: "seed was 0 and is 1"; None where the two are equal."""
+    found = first_difference(old, new, field)
+    return found and f"{found[0]} was {found[1]!r} and is {found[2]!r}"

@@ -20,9 +20,10 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from proxyv.config import Recipe, first_difference, load_recipe, read_yaml, save_recipe, suggest
-from proxyv.errors import UserError
+from proxyv.config import Recipe, load_recipe, save_recipe
+from proxyv.errors import UserError, suggest
 from proxyv.model.registry import settle_method
+from proxyv.schema import describe_change, read_yaml
 
 RECIPE = "recipe.yaml"
 FINISHED = "finished.json"
@@ -86,8 +87,7 @@ def recipe_change(recipe: Recipe, folder: Path) -> str | None:
     if not (folder / RECIPE).is_file():
         return f"no {RECIPE} lies there"
     recorded, wanted = settle_method(load_recipe(folder / RECIPE)), settle_method(recipe)
-    change = first_difference(asdict(recorded), asdict(wanted))
-    return change and f"{change[0]} was {change[1]!r} and is {change[2]!r}"
+    return describe_change(asdict(recorded), asdict(wanted))
 
 
 def is_finished(stage_folder: Path) -> bool:

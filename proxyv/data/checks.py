@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from proxyv.config import Recipe, suggest
+from proxyv.config import Recipe
 from proxyv.data.encoding import Encoded
 from proxyv.data.outcomes import COUNTS, describe, no_counts
 from proxyv.data.readers import Reader
 from proxyv.data.training_data import TrainingData
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.model.build import build_processor
 from proxyv.pages.ensure import ensure_pages
 

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import datasets
 
-from proxyv.config import DataSpec, Recipe, suggest
+from proxyv.config import DataSpec, Recipe
 from proxyv.constants import IMAGE_TOKEN
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 
 ROLES = {
     "human": "user",

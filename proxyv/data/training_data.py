@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from proxyv.config import Recipe, suggest
+from proxyv.config import Recipe
 from proxyv.data.encoding import Encoded
 from proxyv.data.images import BadImageError, blank_image, open_image
 from proxyv.data.objectives import objective_of
 from proxyv.data.outcomes import Outcome, describe, no_counts
 from proxyv.data.readers import READERS, Reader, Sample, check_source, open_reader
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.model.processing import ProxyVProcessor
 
 BAD_IMAGE_POLICIES = ("fail", "skip", "substitute")

@@ -30,7 +30,7 @@ from proxyv.evaluation.scoring import summarize, summarize_suite, table_fields, 
 from proxyv.files import read_json, read_records, to_line, write_json, write_records
 from proxyv.model.registry import settle_fields
 from proxyv.results.scores import AnswerRecord, BenchmarkIdentity, BenchmarkResult, Effort, SuiteResult
-from proxyv.schema import first_difference
+from proxyv.schema import describe_change
 
 
 def evaluate(
@@ -206,16 +206,16 @@ class _Evaluation:
             return [], _NO_EFFORT
         earlier = read_json(self.result_path) if self.result_path.exists() else {}
         for field in ("benchmark_definition", "metrics_version", "decoding", "model", "seed"):
-            if difference := _difference(earlier.get(field), identity[field], field):
+            if difference := describe_change(earlier.get(field), identity[field], field):
                 raise self._stale(difference)
-        if difference := _difference(_settled(earlier.get("recipe")), _settled(identity["recipe"]), "recipe"):
+        if difference := describe_change(_settled(earlier.get("recipe")), _settled(identity["recipe"]), "recipe"):
             raise self._stale(difference)
         if len(records) > self.total:
             raise self._stale(f"it has {len(records)} answers and the limit is {self.total}")
         for index, record in enumerate(records):
             sample = self.samples[index]
             now = {"id": sample.id, "prompt": self.prompt(sample), "references": sample.references}
-            if difference := _difference({key: record.get(key) for key in now}, now, f"line {index + 1}"):
+            if difference := describe_change({key: record.get(key) for key in now}, now, f"line {index + 1}"):
                 raise self._stale(difference)
         if len(records) < self.total:  # a batch that was cut is made again as a whole
             records = records[: len(records) - len(records) % self.batch_size]
@@ -260,12 +260,6 @@ class _Evaluation:
 def _settled(recipe: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """A recorded recipe with its method's defaults written out: results of earlier versions may leave them out."""
     return {**recipe, "method": settle_fields(recipe["method"])} if recipe and "method" in recipe else recipe
-
-
-def _difference(old: Any, new: Any, field: str) -> str | None:
-    """The first field in which two values differ, in words; None where they are equal."""
-    found = first_difference(old, new, field)
-    return found and f"{found[0]} was {found[1]!r} and is {found[2]!r}"
 
 
 @contextmanager

@@ -20,8 +20,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from proxyv.config import suggest
-from proxyv.errors import FieldError, UserError
+from proxyv.errors import FieldError, UserError, suggest
 from proxyv.methods.shared.guided_update import GuidedUpdate
 from proxyv.methods.shared.proxy_rows import ProxyPlan, Visibility, make_proxy_plan
 from proxyv.methods.shared.text_queries import TextQueryLayer, TextQueryMethod, check_hidden_ratio

@@ -21,8 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from proxyv.config import suggest
-from proxyv.errors import FieldError
+from proxyv.errors import FieldError, suggest
 from proxyv.methods.shared.row_subset import RowSubset, all_rows
 from proxyv.methods.shared.subset_layer import SubsetLayer, SubsetPlan, check_row_order
 from proxyv.model.configuration import ProxyVConfig

@@ -6,8 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from proxyv.config import suggest
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.model.families import drop_sliding_window
 from proxyv.model.layout import NEWLINE_POSITIONS
 from proxyv.model.vision import grid_side

@@ -23,8 +23,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from proxyv.config import suggest
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 
 __all__ = [
     "FAMILIES",

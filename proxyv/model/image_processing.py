@@ -16,8 +16,7 @@ from PIL import Image
 from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from proxyv.config import suggest
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 
 IMAGE_MODES = ("anyres", "pad")
 # The authors' grids in crops (columns, rows): at 336 px, 336×672, 672×336, 672×672, 1008×336, 336×1008.

@@ -14,9 +14,8 @@ from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 
-from proxyv.config import suggest
 from proxyv.constants import IMAGE_TOKEN
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.model.image_processing import ProxyVImageProcessor
 
 _TEMPLATES = Path(__file__).parent / "chat_templates"

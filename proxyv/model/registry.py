@@ -15,9 +15,10 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from proxyv.config import Recipe, from_mapping, suggest
-from proxyv.errors import UserError
+from proxyv.config import Recipe
+from proxyv.errors import UserError, suggest
 from proxyv.model.method import Method
+from proxyv.schema import from_mapping
 
 PACKAGE = "proxyv.methods"
 

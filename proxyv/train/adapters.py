@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from proxyv.config import LoRASpec, StageSpec, suggest
-from proxyv.errors import UserError
+from proxyv.config import LoRASpec, StageSpec
+from proxyv.errors import UserError, suggest
 from proxyv.model.lora import inject, require_peft
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.processes import is_main

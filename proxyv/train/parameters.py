@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from proxyv.config import StageSpec, suggest
-from proxyv.errors import UserError
+from proxyv.config import StageSpec
+from proxyv.errors import UserError, suggest
 from proxyv.model.lora import adapted_groups, adapter_parameters
 from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
 from proxyv.model.vision import patch_features

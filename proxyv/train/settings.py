@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from proxyv.config import Recipe, StageSpec, suggest
+from proxyv.config import Recipe, StageSpec
 from proxyv.data.objectives import objective_of
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.processes import world_size
 from proxyv.train.optimizer import OPTIMIZERS
 from proxyv.train.parameters import check_groups

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from proxyv.config import load_recipe, read_yaml
+from proxyv.config import load_recipe
 from proxyv.files import CHECKOUT
 from proxyv.model.build import build_model
 from proxyv.model.image_processing import PAPER_GRID
 from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
+from proxyv.schema import read_yaml
 
 CONFIGS = CHECKOUT / "configs"
 RECIPES = sorted(p for room in ("recipes", "ablations") for p in (CONFIGS / room).rglob("*.yaml"))

@@ -5,11 +5,11 @@ Add one: a subclass of `Objective` (objective.py) in a file of its own, and its 
 
 from __future__ import annotations
 
-from proxyv.config import StageSpec, suggest
+from proxyv.config import StageSpec
 from proxyv.data.objectives.language_modeling import LanguageModeling
 from proxyv.data.objectives.objective import Objective
 from proxyv.data.objectives.patch_classification import PatchClassification
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 
 __all__ = ["OBJECTIVES", "Objective", "objective_of"]
 
