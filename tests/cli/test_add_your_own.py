@@ -56,6 +56,8 @@ READER = '''
 class TableReader(Reader):
     """Lines of `image TAB question TAB answer`."""
 
+    format = "tsv"
+
     def read(self) -> datasets.Dataset:
         lines = self.file.read_text(encoding="utf-8").splitlines()[: self.spec.limit]
         for number, line in enumerate(lines):
@@ -71,9 +73,6 @@ class TableReader(Reader):
 
     def lengths(self) -> list[int]:
         return [len(question.split()) + 1 for question in self.table["question"]]
-
-
-READERS["tsv"] = TableReader
 '''
 DATA = """
 data:
@@ -105,7 +104,7 @@ def passed(repo, tmp_path_factory):
     """Everything above added to a copy of the checkout, and its tests run there once; call it with words: how many
     tests with these words in their names passed, by file."""
     folder = tmp_path_factory.mktemp("checkout")
-    ignored = shutil.ignore_patterns("__pycache__", "golden", "results")
+    ignored = shutil.ignore_patterns("__pycache__", "golden")
     for part in ("proxyv", "configs", "eval", "tests"):
         shutil.copytree(repo / part, folder / part, ignore=ignored)
     shutil.copy(repo / "pyproject.toml", folder)

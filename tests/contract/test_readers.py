@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from proxyv.config import DataSpec, load_recipe
 from proxyv.constants import IMAGE_TOKEN
 from proxyv.data.images import open_image
-from proxyv.data.readers import READERS, open_reader
+from proxyv.data.readers import CONVERSATIONS, GRIDS, READERS, open_reader
 from proxyv.errors import UserError
 from proxyv.files import CHECKOUT
 from tests.small_runs import save_image
@@ -63,8 +63,8 @@ def test_records_become_samples(tmp_path, name):
     assert len({sample.id for sample in samples}) == len(samples) and {s.source for s in samples} == {"example"}
     for sample in samples:
         assert all(open_image(image).size == (60, 40) for image in sample.images)
-        assert bool(sample.grid) == reader.has_grid
-        if not reader.has_grid:
+        assert bool(sample.grid) == (reader.gives == GRIDS)
+        if reader.gives == CONVERSATIONS:
             assert sum(message["content"].count(IMAGE_TOKEN) for message in sample.messages) == len(sample.images)
             assert {message["role"] for message in sample.messages} <= {"system", "user", "assistant"}
             assert sample.messages[-1]["role"] == "assistant"

@@ -9,7 +9,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from transformers import masking_utils
 
 from proxyv.errors import UserError
-from proxyv.methods import method_classes
+from proxyv.methods import make_method
 from proxyv.model.families import FAMILIES
 from tests.contract.method_settings import SHIPPED, method_fields
 from tests.tiny import METHODS, random_image, tiny_model
@@ -46,7 +46,7 @@ def test_family(family, variant, back_end):
 @pytest.mark.parametrize("method", SHIPPED)
 def test_method(method, back_end, record_property):
     """With shared key heads. A method that needs a mask over all pairs of rows may refuse, in one line."""
-    refuses = "dense_mask" in method_classes()[method].needs and back_end not in ("eager", "sdpa")
+    refuses = "dense_mask" in make_method({"name": method}).needs and back_end not in ("eager", "sdpa")
     if not refuses:
         return equals_eager("qwen2", method_fields(method), back_end)
     with pytest.raises(UserError, match="attention"):
