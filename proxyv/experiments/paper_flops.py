@@ -90,9 +90,10 @@ def reproduce_row(row: Mapping[str, Any]) -> dict[str, Any]:
     recounts = {LAST: count.whole_last_layer}
     authors = count.whole_last_layer
     if llm in FUSED or count.method.ranking:
-        fused = _count(llm, recipe, family="phi3")
-        authors = fused.whole_last_layer
-        recounts |= {ALL: fused.reduction, FEW: _count(llm, recipe, family="llama").reduction}
+        counts = {recipe.llm.config["model_type"]: count}
+        counts |= {family: _count(llm, recipe, family) for family in ("phi3", "llama") if family not in counts}
+        authors = counts["phi3"].whole_last_layer
+        recounts |= {ALL: counts["phi3"].reduction, FEW: counts["llama"].reduction}
     if count.method.ranking:
         recounts["without the ranking"] = count.without_ranking
     for override in row.get("also_counted", []):

@@ -26,6 +26,7 @@ RECIPES = CHECKOUT / "configs" / "recipes"
 COMPARED = ("tiny-full", "tiny-proxyv-l2")
 OWN_STAGE = "instruct"  # the stage that every method runs for itself
 EVAL_BATCH = 32  # pages at once, in evaluation and in the timing
+SMOKE_BATCH = 2
 
 SMOKE = (
     "pages.train_pages=16",
@@ -75,10 +76,9 @@ def _run(recipe: Recipe, start: float, smoke: bool) -> Path:
     evaluate_run(recipe, run, batch_size=EVAL_BATCH)
     _say(start, f"measuring {recipe.name}")
     write_json(run / "profile.json", profile_recipe(recipe, compare="full"))
-    write_json(
-        run / "bench.json",
-        bench_recipe(recipe, device=default_device(), batch_size=EVAL_BATCH, repeats=2 if smoke else 20),
-    )
+    batch_size, repeats = (SMOKE_BATCH, 2) if smoke else (EVAL_BATCH, 20)
+    bench = bench_recipe(recipe, device=default_device(), batch_size=batch_size, repeats=repeats)
+    write_json(run / "bench.json", bench)
     return run
 
 

@@ -30,7 +30,7 @@ class First(Method):
 def test_text_has_a_row_for_every_method(capsys):
     main(["methods"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["method", "acts", "trained"]
+    assert lines[0].split()[:3] == ["method", "acts", "training"]
     assert [line.split()[0] for line in lines[1 : lines.index("")]] == sorted(method_classes())
     (visionzip,) = [line for line in lines if line.startswith("visionzip ")]
     assert "before the LLM  training-free  cls_attention, keys" in visionzip
@@ -49,7 +49,7 @@ def test_into_a_document(capsys, tmp_path):
     page.write_text("a\n<!-- table: list (x) -->\n<!-- end of table -->\nb\n")
     main(["methods", "--into", f"{page}#list"])
     assert capsys.readouterr().out == f"{page}\n"
-    assert "| [m3](proxyv/methods/m3.py) | before the LLM | yes | grid |" in page.read_text()
+    assert "| [m3](proxyv/methods/m3.py) | before the LLM | trained | grid |" in page.read_text()
     with pytest.raises(SystemExit):
         main(["methods", "--into", f"{page}#other"])
     assert "has no place '<!-- table: other" in capsys.readouterr().err
