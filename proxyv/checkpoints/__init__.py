@@ -5,4 +5,5 @@ adapter_folder.py  what an adapter folder holds; model folders and adapter folde
 load.py            run folder → model, processor, recipe, ready to answer
 merge.py           an adapter folder → an ordinary model folder, logits compared
 export.py          a model → a folder for the Hugging Face hub
+model_card.py      what the card of that folder says
 """

@@ -42,10 +42,11 @@ class CatalogueEntry:
 
 def catalogue() -> list[CatalogueEntry]:
     """An entry for every method there is, those of PROXYV_METHODS too, by name. Raises UserError as the registry."""
-    return [_entry(make_method({"name": name})) for name in sorted(method_classes())]
+    return [entry_of(make_method({"name": name})) for name in sorted(method_classes())]
 
 
-def _entry(method: Method) -> CatalogueEntry:
+def entry_of(method: Method) -> CatalogueEntry:
+    """The entry of one method."""
     module = sys.modules[type(method).__module__]
     head = inspect.getdoc(module) or ""
     said, paper = _ONE_LINE.match(head), _PAPER.search(head)

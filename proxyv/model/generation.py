@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 from transformers import GenerationMixin, LogitsProcessorList
+from transformers.generation import GenerationMode
 
+from proxyv.errors import UserError
 from proxyv.model.cache import cached_rows_layer
-from proxyv.model.method import Prompt
+from proxyv.model.method import Method, Prompt
 
 
 class ImageGenerationMixin(GenerationMixin):
     """Hugging Face's `generate` for a model whose prompts carry `pixel_values` and `crops_per_image`."""
 
     read_prompt: Callable[..., Prompt]  # the model's own
+    method: Method
 
     def prepare_inputs_for_generation(
         self,
@@ -47,6 +50,17 @@ class ImageGenerationMixin(GenerationMixin):
             inputs["pixel_values"], inputs["crops_per_image"] = pixel_values, crops_per_image
             inputs["attention_mask"] = kwargs.get("attention_mask")  # (B, L); a static cache's mask has four dimensions
         return inputs
+
+    def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, *args: Any) -> None:
+        """As Hugging Face's. Raises UserError for modes in which images pass again behind other text than the prompt:
+        a method that looks at the prompt would then choose anew, by tokens that were drafted or decoded."""
+        if self.method.prompt_aware:
+            again = f"lets {self.method.name} choose vision tokens by text that is not the prompt's"
+            if generation_mode == GenerationMode.ASSISTED_GENERATION:
+                raise UserError(f"generate: assisted decoding {again}; leave out assistant_model and prompt_lookup")
+            if generation_config.use_cache is False:
+                raise UserError(f"use_cache: False {again}; leave it out")
+        super()._validate_generation_mode(generation_mode, generation_config, *args)
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         processors = super()._get_logits_processor(*args, **kwargs)

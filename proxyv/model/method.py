@@ -86,6 +86,11 @@ class Method:
     # Whether text behind an image reads the image's newlines: they are no vision tokens where those are counted.
     text_reads_newlines: ClassVar[bool] = True
 
+    @property
+    def prompt_aware(self) -> bool:
+        """Whether the prompt's text decides which vision tokens stay, or what they become."""
+        return not {"llm_attention", "question"}.isdisjoint(self.needs)
+
     def limit_grid(self, grid: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
         """The (columns, rows) of crops that an image may have, of those that the recipe allows."""
         return grid

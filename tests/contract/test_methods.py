@@ -134,6 +134,37 @@ def test_a_padded_batch_equals_the_samples_alone(name, family, prompt):
 
 
 @every_method
+@every_prompt
+def test_padding_of_all_samples_changes_nothing(name, prompt):
+    """A batch padded to a fixed length, or sliced out of a larger one: no row attends to padding as if it were text."""
+    model, processor = tiny_model("llama", method_fields(name))
+    inputs = inputs_of(processor, prompt)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    columns = torch.zeros(len(ids), 3, dtype=ids.dtype)
+    wider = dict(inputs, input_ids=torch.cat([columns, ids], 1), attention_mask=torch.cat([columns, mask], 1))
+    settings = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    with torch.no_grad():
+        expected, found = (model(**batch, logits_to_keep=1).logits for batch in (inputs, wider))
+        tokens = [model.generate(**batch, **settings)[:, -3:] for batch in (inputs, wider)]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(*tokens)
+
+
+@every_method
+@pytest.mark.parametrize("mode", [{"use_cache": False}, {"prompt_lookup_num_tokens": 2}], ids=["no cache", "lookup"])
+def test_other_ways_of_greedy_decoding_equal_it_or_are_refused(name, mode):
+    """A method that looks at the prompt must not choose anew by tokens that were drafted or decoded."""
+    model, processor = tiny_model("llama", method_fields(name))
+    inputs = inputs_of(processor, "one image")
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    if model.method.prompt_aware:
+        with pytest.raises(UserError, match=f"lets {name} choose vision tokens"):
+            model.generate(**inputs, **settings, **mode)
+    else:
+        assert torch.equal(model.generate(**inputs, **settings, **mode), model.generate(**inputs, **settings))
+
+
+@every_method
 @every_family
 @every_prompt
 def test_cached_decoding_equals_a_pass_over_prompt_and_answer(name, family, prompt):

@@ -49,8 +49,8 @@ class RowSubset:
 
     @property
     def padded(self) -> bool:
-        """Whether any row is padding."""
-        return len(set(self.sizes)) > 1
+        """Whether any row is padding: samples may all be shorter than the batch is wide."""
+        return any(size < self.index.shape[1] for size in self.sizes)
 
     @property
     def ranking_places(self) -> torch.Tensor:
