@@ -135,7 +135,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
             (input_ids, attention_mask, labels), pixel_values = add_blank_image(self.config, text_batch)
             crops_per_image, use_cache = [1], False
         if pixel_values is None:
-            text = self._embed_text(input_ids) if inputs_embeds is None else inputs_embeds
+            text = self.embed_text(input_ids) if inputs_embeds is None else inputs_embeds
             llm, cache = self.language_model, past_key_values
             runs = [text_inputs(llm, text, attention_mask, position_ids, cache, labels)] * len(methods)
         else:
@@ -145,7 +145,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
             return self._mean_loss(runs, use_cache, num_items_in_batch, kwargs)
         return self._logits(runs[0], use_cache, logits_to_keep, kwargs)
 
-    def _embed_text(self, input_ids: torch.Tensor | None) -> torch.Tensor:
+    def embed_text(self, input_ids: torch.Tensor | None) -> torch.Tensor:
         """(B, L) int64 → (B, L, D); placeholders, whose id may lie beyond the vocabulary, get the embedding of id 0."""
         if input_ids is None:
             raise UserError("input_ids: give them, or inputs_embeds")
@@ -177,7 +177,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
         """What the LLM takes for a prompt with images, under each method. The tower's hidden states are freed when this
         returns, before the LLM needs the memory."""
         # Text first, as without images: sharded training wants one order of modules on all ranks.
-        text, view = self._embed_text(prompt.input_ids), self.view(pixel_values)
+        text, view = self.embed_text(prompt.input_ids), self.view(pixel_values)
         runs = []
         for method in methods:
             vision = self.vision_tokens(method, view, prompt)

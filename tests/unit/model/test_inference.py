@@ -160,7 +160,7 @@ def test_without_saving_the_llm_is_transformers_own(family):
     with torch.no_grad():
         asked = model.read_prompt(inputs["input_ids"], None, inputs["crops_per_image"])
         vision = model.vision_tokens(model.method, model.view(inputs["pixel_values"]), asked)
-        embeddings = embed(model._embed_text(inputs["input_ids"]), vision, model.image_newline, asked.layout)
+        embeddings = embed(model.embed_text(inputs["input_ids"]), vision, model.image_newline, asked.layout)
         stock = model.language_model(inputs_embeds=embeddings).logits
         torch.testing.assert_close(model(**inputs).logits, stock)
 
