@@ -128,9 +128,9 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
             >>> model(**inputs, labels=labels).loss.dtype
             torch.float32
         """
-        trains = self.training and labels is not None
-        methods = self.method.training_passes() if trains else (self.method,)
-        if trains and labels is not None and pixel_values is None and input_ids is not None and past_key_values is None:
+        methods = self.method.training_passes() if self.training and labels is not None else (self.method,)
+        plain_text = pixel_values is None and position_ids is None and past_key_values is None
+        if self.training and labels is not None and input_ids is not None and plain_text:
             text_batch = TextBatch(input_ids, attention_mask, labels)
             (input_ids, attention_mask, labels), pixel_values = add_blank_image(self.config, text_batch)
             crops_per_image, use_cache = [1], False
