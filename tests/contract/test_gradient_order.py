@@ -42,7 +42,7 @@ def test_one_order_with_images_without_and_mixed(name, family, checkpointing):
         model.enable_input_require_grads()
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(model.module_group(parameter_name) != "tower")
-    orders = {prompt: ready_order(model, processor, prompt) for prompt in ("one image", "none", "batch")}
+    orders = {prompt: ready_order(model, processor, prompt) for prompt in ("none", "batch")}
     orders["nothing supervised"] = ready_order(model, processor, "none", labelled=False)
     trainable = [n for n, p in model.named_parameters() if p.requires_grad]
     assert sorted(set(orders["batch"])) == sorted(trainable)

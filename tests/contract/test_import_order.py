@@ -7,9 +7,8 @@ from proxyv.methods import method_classes
 
 # Rooms above and below the methods, and methods that other methods, or the pieces they share, are made of.
 FIRST = (
-    *("proxyv.model", "proxyv.profiling", "proxyv.data", "proxyv.convert", "proxyv.model.registry"),
-    *("proxyv.methods.fastv", "proxyv.methods.combination", "proxyv.methods.proxyv_ns"),
-    *("proxyv.methods.shared.dropping", "proxyv.methods.shared.text_queries"),
+    *("proxyv.profiling", "proxyv.convert", "proxyv.model.registry"),
+    *("proxyv.methods.fastv", "proxyv.methods.combination", "proxyv.methods.shared.text_queries"),
 )
 # What takes long is imported once; each child then imports proxyv anew, one module before all others.
 CODE = """
