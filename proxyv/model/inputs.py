@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
-from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
@@ -35,35 +34,6 @@ class LLMInputs:
     labels: torch.Tensor | None = None  # (B, L) int64
     plan: Plan | None = None  # a method's, for a prompt with images
     decode_rows: DecodeRows | None = None  # behind a cache that knows its rows
-
-
-class TextBatch(NamedTuple):
-    """A batch without images, for training."""
-
-    input_ids: torch.Tensor  # (B, L) int64
-    attention_mask: torch.Tensor | None  # (B, L), 0 at padding; None: no padding
-    labels: torch.Tensor  # (B, L) int64
-
-
-def add_blank_image(config: ProxyVConfig, batch: TextBatch) -> tuple[TextBatch, torch.Tensor]:
-    """A batch of text with one more sample behind: a blank image of one crop and a token of text, none supervised.
-
-    Ranks that train together exchange gradients in the order in which they become ready, so each of them must run the
-    same modules in the same order, whatever its micro-batch holds: with this sample, text takes the way of images. It
-    adds nothing: no other sample sees it, and its gradients are zero.
-
-    Returns the batch, (B + 1, L') with padding on the left, and pixel values (1, 3, S, S) of its only crop.
-    """
-    ids, vision = batch.input_ids, config.vision_config
-    rows = config.tokens_per_crop + 2  # the crop, its newline, the text
-    padding = (max(rows - ids.shape[1], 0), 0, 0, 1)  # columns on the left, one sample behind
-    mask = torch.ones_like(ids) if batch.attention_mask is None else batch.attention_mask
-    ids, mask = functional.pad(ids, padding), functional.pad(mask, padding)
-    labels = functional.pad(batch.labels, padding, value=IGNORE_INDEX)
-    ids[-1, -rows:-1] = config.image_token_id
-    mask[-1, -rows:] = 1
-    blank = torch.zeros(1, vision.num_channels, vision.image_size, vision.image_size, device=ids.device)
-    return TextBatch(ids, mask, labels), blank
 
 
 def make_prompt(

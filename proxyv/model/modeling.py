@@ -20,7 +20,7 @@ from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.generation import ImageGenerationMixin
-from proxyv.model.inputs import LLMInputs, TextBatch, add_blank_image, image_inputs, make_prompt, text_inputs
+from proxyv.model.inputs import LLMInputs, image_inputs, make_prompt, text_inputs
 from proxyv.model.loss import supervised_loss
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -129,13 +129,8 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
             torch.float32
         """
         methods = self.method.training_passes() if self.training and labels is not None else (self.method,)
-        plain_text = pixel_values is None and position_ids is None and past_key_values is None
-        if self.training and labels is not None and input_ids is not None and plain_text:
-            text_batch = TextBatch(input_ids, attention_mask, labels)
-            (input_ids, attention_mask, labels), pixel_values = add_blank_image(self.config, text_batch)
-            crops_per_image, use_cache = [1], False
         if pixel_values is None:
-            text = self.embed_text(input_ids) if inputs_embeds is None else inputs_embeds
+            text = self._zero_term(self.embed_text(input_ids), methods) if inputs_embeds is None else inputs_embeds
             llm, cache = self.language_model, past_key_values
             runs = [text_inputs(llm, text, attention_mask, position_ids, cache, labels)] * len(methods)
         else:
@@ -153,6 +148,22 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
         embeddings = self.get_input_embeddings()
         embedded: torch.Tensor = embeddings(ids.to(embeddings.weight.device))
         return embedded
+
+    def _zero_term(self, embeddings: torch.Tensor, methods: Sequence[Method]) -> torch.Tensor:
+        """Add zero through tower, projector and newline while training on text only: every rank must take part
+        in the gradient exchange of every trained module, once for each pass."""
+        if not (self.training and torch.is_grad_enabled()):
+            return embeddings
+        vision, config = self.config.vision_config, self.config
+        blank = embeddings.new_zeros(1, vision.num_channels, vision.image_size, vision.image_size)
+        ids = torch.full((1, config.tokens_per_crop + 2), config.image_token_id)
+        ids[:, -1] = 0  # a prompt of one image and one text token
+        view, prompt = self.view(blank), self.read_prompt(ids, None, [1])
+        total = self.image_newline.sum()
+        for method in methods:
+            tokens = self.vision_tokens(method, view, prompt)
+            total = total + tokens.values.sum() + (0.0 if tokens.extra is None else tokens.extra.sum())
+        return embeddings + 0.0 * total
 
     def read_prompt(
         self,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -22,7 +21,7 @@ SCRIPT = """
     import faulthandler
     import sys
 
-    faulthandler.dump_traceback_later(450, exit=True)  # a process that waits for ever says where
+    faulthandler.dump_traceback_later(150, exit=True)  # a process that waits for ever says where
     from proxyv.config import load_recipe
     from proxyv.errors import UserError
     from proxyv.train import train
@@ -47,12 +46,6 @@ ZERO_3 = {
 }
 
 
-def needs_compiler():
-    """DeepSpeed compiles a C++ extension for processes on the CPU."""
-    if shutil.which("g++") is None:
-        pytest.skip("DeepSpeed compiles a C++ extension, and there is no g++")
-
-
 def train_on_two(recipe, folder, *options):
     """Run `train` under torchrun; returns the finished process."""
     script, recipe_file = folder / "script.py", folder / f"{recipe.name}.yaml"
@@ -68,7 +61,7 @@ def launch(arguments, folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     environment["PYTHONPATH"] = str(CHECKOUT)
     return subprocess.run(
-        [*launcher, *arguments], capture_output=True, text=True, timeout=500, env=environment, cwd=folder
+        [*launcher, *arguments], capture_output=True, text=True, timeout=200, env=environment, cwd=folder
     )
 
 
@@ -76,7 +69,7 @@ def launch(arguments, folder):
 def test_two_processes_train_as_one_and_resume(tmp_path, zero):
     deepspeed = None
     if zero is not None:
-        needs_compiler()
+        pytest.importorskip("deepspeed")
         (tmp_path / "zero.json").write_text(json.dumps(zero))
         deepspeed = str(tmp_path / "zero.json")
     # Micro-batches of one sample: in most steps one process has an image and the other has none.
