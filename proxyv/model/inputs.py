@@ -21,6 +21,7 @@ from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout, make_layout
 from proxyv.model.method import Plan, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
+from proxyv.model.rows import gather_rows
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def image_inputs(
         labels = labels.masked_fill((layout.position_ids == 0).to(labels.device), IGNORE_INDEX)
     if tokens != layout.vision_rows.shape[1] or vision.counts is not None or vision.extra is not None:
         layout, index = layout.resized(tokens, vision.counts, 0 if vision.extra is None else vision.extra.shape[1])
-        text = text.gather(1, index.to(text.device)[..., None].expand(-1, -1, text.shape[-1]))
+        text = gather_rows(text, index)
         if labels is not None:
             labels = labels.to(index.device).gather(1, index).masked_fill(~layout.given, IGNORE_INDEX)
         if cache is not None or (model.config.text_config.use_cache if use_cache is None else use_cache):
