@@ -72,9 +72,3 @@ class LightMLPLayer(TextQueryLayer):
         queries = self.attend_and_feed(hidden, plan.text, plan, cache)
         vision = plan.text.gather_vision(hidden)
         return plan.text.scatter(vision if self.is_last else self.light_mlp(vision), queries)
-
-    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.is_last:
-            return hidden
-        update: torch.Tensor = self.light_mlp(hidden.new_zeros(1, hidden.shape[-1]))
-        return hidden + 0.0 * update.sum()

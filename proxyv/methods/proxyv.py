@@ -141,12 +141,10 @@ class ProxyVLayer(TextQueryLayer):
     def attach_method(self, method: ProxyMethod, config: PreTrainedConfig, tokens: int, index: int) -> None:
         """As the parent's."""
         super().attach_method(method, config, tokens, index)
-        self.tokens = tokens
-        self.is_start = index == method.start_layer
         size = config.hidden_size
         if not self.is_last:
             self.guided_update = GuidedUpdate(size, size // method.hidden_ratio, config.rms_norm_eps)
-        if self.is_start and (not self.is_last or method.text_sees_proxies):
+        if index == method.start_layer and (not self.is_last or method.text_sees_proxies):
             self.proxy_initializer = method.make_initializer(size)
 
     def forward_with_images(self, hidden: torch.Tensor, plan: ProxyPlan, cache: Cache | None) -> torch.Tensor:
@@ -175,13 +173,3 @@ class ProxyVLayer(TextQueryLayer):
         context = self.method.context(proxies, self.guided_update.project_context, splat, vision.shape[1])
         updated: torch.Tensor = self.guided_update(vision, context)
         return updated
-
-    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.is_last:
-            return hidden
-        p = self.method.proxies_per_crop(self.tokens)
-        vision = hidden.new_zeros(1, self.tokens, hidden.shape[-1])
-        proxies, splat = vision[:, :p], vision[..., :1].expand(-1, -1, p)
-        if self.is_start:
-            proxies, splat = self.proxy_initializer(vision)
-        return hidden + 0.0 * self._update(vision, proxies, splat).sum()

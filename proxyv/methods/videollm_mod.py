@@ -135,7 +135,3 @@ class RoutedLayer(SubsetLayer):
         after = self.parent_forward(before, plan.layer_args(rows), arguments)
         weighted = before + rows.gather(weights) * (after - before)
         return rows.scatter(torch.where(rows.gather(plan.is_vision)[..., None], weighted, after), into=hidden)
-
-    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
-        weights: torch.Tensor = self.router(hidden)
-        return hidden + 0.0 * weights.sum()

@@ -1,8 +1,8 @@
 """The model: crops → tower → projector → rows of the LLM → logits or loss.
 
 Read `forward` first; what it calls lies in vision.py (tower and projector), layout.py (which row is what), inputs.py
-(rows for the LLM), loss.py, and, for what happens inside the LLM, in families.py and proxyv/methods/ (the layers).
-Letters as in `proxyv.model`.
+(rows for the LLM), gradient_order.py (text in training), loss.py, and, for what happens inside the LLM, in families.py
+and proxyv/methods/ (the layers). Letters as in `proxyv.model`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.generation import ImageGenerationMixin
+from proxyv.model.gradient_order import TextBatch, add_blank_image, text_needs_image
 from proxyv.model.inputs import LLMInputs, image_inputs, make_prompt, text_inputs
 from proxyv.model.loss import supervised_loss
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -129,8 +130,13 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
             torch.float32
         """
         methods = self.method.training_passes() if self.training and labels is not None else (self.method,)
+        plain_text = pixel_values is None and position_ids is None and past_key_values is None
+        if plain_text and input_ids is not None and labels is not None and self._order_matters():
+            text_batch = TextBatch(input_ids, attention_mask, labels)
+            (input_ids, attention_mask, labels), pixel_values = add_blank_image(self.config, text_batch)
+            crops_per_image, use_cache = [1], False
         if pixel_values is None:
-            text = self._zero_term(self.embed_text(input_ids), methods) if inputs_embeds is None else inputs_embeds
+            text = self.embed_text(input_ids) if inputs_embeds is None else inputs_embeds
             llm, cache = self.language_model, past_key_values
             runs = [text_inputs(llm, text, attention_mask, position_ids, cache, labels)] * len(methods)
         else:
@@ -149,21 +155,11 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
         embedded: torch.Tensor = embeddings(ids.to(embeddings.weight.device))
         return embedded
 
-    def _zero_term(self, embeddings: torch.Tensor, methods: Sequence[Method]) -> torch.Tensor:
-        """Add zero through tower, projector and newline while training on text only: every rank must take part
-        in the gradient exchange of every trained module, once for each pass."""
+    def _order_matters(self) -> bool:
+        """Whether text must take the way of images now, see gradient_order.py."""
         if not (self.training and torch.is_grad_enabled()):
-            return embeddings
-        vision, config = self.config.vision_config, self.config
-        blank = embeddings.new_zeros(1, vision.num_channels, vision.image_size, vision.image_size)
-        ids = torch.full((1, config.tokens_per_crop + 2), config.image_token_id)
-        ids[:, -1] = 0  # a prompt of one image and one text token
-        view, prompt = self.view(blank), self.read_prompt(ids, None, [1])
-        total = self.image_newline.sum()
-        for method in methods:
-            tokens = self.vision_tokens(method, view, prompt)
-            total = total + tokens.values.sum() + (0.0 if tokens.extra is None else tokens.extra.sum())
-        return embeddings + 0.0 * total
+            return False
+        return text_needs_image(self.method, ((self.module_group(n), p) for n, p in self.named_parameters()))
 
     def read_prompt(
         self,

@@ -104,7 +104,7 @@ def training_arguments(recipe: Recipe, stage: str, folder: Path, steps: int) -> 
         dataloader_num_workers=spec.dataloader_workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         deepspeed=spec.deepspeed,
-        # Every trained parameter gets a gradient in every micro-batch (the model adds zero-weighted terms).
+        # Every trained parameter gets a gradient in every micro-batch (see model/gradient_order.py).
         ddp_find_unused_parameters=False,
         **fields,
     )

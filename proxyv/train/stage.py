@@ -106,8 +106,8 @@ def make_trainer(
 
 
 def keep_layers_whole(model: ProxyVForConditionalGeneration) -> None:
-    """Let ZeRO-3 gather a decoder layer at once. It gathers weights as modules are called, so all processes must call
-    the same ones in the same order; inside a layer that differs between micro-batches with images and without.
+    """Let ZeRO-3 gather the weights of a decoder layer at once, and exchange its gradients together: one exchange a
+    layer in place of one a linear map.
 
     A layer that runs several times before one backward pass cannot be kept whole: its gradients would be exchanged
     each time. Methods with several training passes must leave the layers as they are."""

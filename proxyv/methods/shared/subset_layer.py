@@ -93,8 +93,7 @@ class SubsetLayer(nn.Module):
         index = self.self_attn.layer_idx
         if vision_plan is not None:
             return self.forward_with_images(hidden_states, index, vision_plan, arguments)
-        output = self.parent_forward(hidden_states, None if decode_rows is None else decode_rows.of(index), arguments)
-        return self.add_zero_term(output) if self.training and torch.is_grad_enabled() else output
+        return self.parent_forward(hidden_states, None if decode_rows is None else decode_rows.of(index), arguments)
 
     def forward_with_images(
         self, hidden: torch.Tensor, index: int, plan: Any, arguments: dict[str, Any]
@@ -102,12 +101,6 @@ class SubsetLayer(nn.Module):
         """As `forward`, for layer number `index` in a prefill with images: (B, rows that come in, D) → (B, rows that
         are left, D). Fills the cache."""
         raise NotImplementedError
-
-    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden (B, rows, D) plus zero that comes through this layer's own modules: a rank whose micro-batch has no
-        image must still take part in the gradient exchange of every trained module, else the others wait for it
-        forever."""
-        return hidden
 
     def parent_forward(
         self, hidden: torch.Tensor, layer_args: LayerArgs | None, arguments: dict[str, Any]

@@ -214,18 +214,12 @@ class TextQueryLayer(nn.Module):
             position_embeddings=position_embeddings,
             **kwargs,
         )
-        return self.add_zero_term(output) if self.training and torch.is_grad_enabled() else output
+        return output
 
     def forward_with_images(self, hidden: torch.Tensor, plan: Any, cache: Cache | None) -> torch.Tensor:
         """As `forward`, in a prefill with images: (B, rows that come in, D) → (B, rows that go out, D). Fills the
         cache."""
         raise NotImplementedError
-
-    def add_zero_term(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden (B, rows, D) plus zero that comes through this layer's own modules: a rank whose micro-batch has no
-        image must still take part in the gradient exchange of every trained module, else the others wait for it
-        forever."""
-        return hidden
 
     def attend_queries(
         self, hidden: torch.Tensor, queries: QueryRows, plan: TextQueryPlan, cache: Cache | None
