@@ -1,11 +1,31 @@
-"""Opening images that may be missing, truncated, or something else than their name says."""
+"""Opening images that may be missing, truncated, huge, or something else than their name says.
+
+Whatever reads an image file or its bytes does it through `open_image`: training, evaluation, `generate`.
+"""
 
 from __future__ import annotations
 
 import io
+import os
+import re
+import stat
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from proxyv.errors import UserError
+from proxyv.model.rgb import to_rgb
+
+# What an image may have at most. All are looked up in its header, before its pixels take memory.
+MAX_PIXELS = 89_478_485  # width × height; Pillow warns of decompression bombs from here on
+MAX_SIDE = 20_000  # pixels of the longer side: "pad" makes a square of it
+MAX_ASPECT = 200  # longer side by shorter side
+MAX_BYTES = 2**30  # of the file
+MAX_SCANS = 100  # of a progressive JPEG, which is decoded once a scan; common ones have ten
+
+# Formats told by a signature at their beginning. Others that Pillow knows run programs or accept anything.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_URL = re.compile(r"(https?|ftp|s3|gs|hf|data|file):", re.IGNORECASE)
 
 
 class BadImageError(Exception):
@@ -13,21 +33,90 @@ class BadImageError(Exception):
 
 
 def open_image(source: Path | bytes) -> Image.Image:
-    """An image, wholly decoded, in RGB; its content says the format, not its name.
+    """An image, wholly decoded, in RGB as `to_rgb` makes it; of an animated one the first frame.
 
-    Raises BadImageError.
+    Its content says the format (one of `FORMATS`), not its name. Raises BadImageError, also for an image beyond the
+    limits above, and for anything that is no regular file, which is never waited for; UserError where other code told
+    Pillow to let truncated images pass.
     """
-    name = "image" if isinstance(source, bytes) else f"image {source}"
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise UserError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES: is on, broken images would pass half grey; turn it off")
+    name = "image" if isinstance(source, bytes) else f"image {one_line(source)}"
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.convert("RGB")
+        encoded = source if isinstance(source, bytes) else _read(source)
+        return _decode(encoded)
     except FileNotFoundError as error:
-        raise BadImageError(f"{name} does not exist") from error
+        url = "; URLs are not fetched, download it" if _URL.match(str(source)) else ""
+        raise BadImageError(f"{name} does not exist{url}") from error
+    except UnidentifiedImageError as error:
+        raise BadImageError(f"{name} cannot be read (its content is none of {', '.join(FORMATS)})") from error
     except Exception as error:  # broken files make Pillow raise errors of a dozen classes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadImageError(f"{name} cannot be read ({reason})") from error
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else one_line(error)
+        raise BadImageError(f"{name} cannot be read ({reason or type(error).__name__})") from error
+
+
+def locate_image(folder: Path, path: object, allow_outside: bool = False) -> Path:
+    """The file at `path`, as data names it, below `folder`.
+
+    A path that leaves the folder by "..", or names another place, is refused unless `allow_outside`; links inside the
+    folder are followed wherever they lead, since image folders are often made of them and data cannot make any.
+
+    Raises BadImageError for a path that is refused, and for what is no path at all.
+    """
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise BadImageError(f"the image is named by {one_line(repr(path))}, which is no path")
+    if _URL.match(path):
+        raise BadImageError(f"image {one_line(path)}: URLs are not fetched; download it and give its path")
+    inside = os.path.abspath(folder)
+    if not allow_outside and os.path.commonpath([inside, os.path.abspath(folder / path)]) != inside:
+        raise BadImageError(f"image {one_line(path)} lies outside {folder}; move it, or set allow_outside: true")
+    return folder / path
 
 
 def blank_image(size: int) -> Image.Image:
     """A black image of one crop, in place of a bad one."""
     return Image.new("RGB", (size, size))
+
+
+def one_line(text: object, most: int = 200) -> str:
+    """The text for a message: in one line, without characters that cannot be printed, cut where it is long."""
+    line = "".join(character if character.isprintable() else "?" for character in " ".join(str(text).split()))
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
+def _read(path: Path) -> bytes:
+    """A regular file's content. Raises ValueError for anything else, unopened: opening a FIFO would wait for ever."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"it has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
+    return path.read_bytes()
+
+
+def _decode(encoded: bytes) -> Image.Image:
+    """The first frame in RGB. Raises ValueError for what is beyond the limits, and what Pillow raises."""
+    if not encoded:
+        raise ValueError("it is empty")
+    if encoded.startswith(b"\xff\xd8") and encoded.count(b"\xff\xda") > MAX_SCANS:
+        raise ValueError(f"a JPEG with more than {MAX_SCANS} scans")
+    Image.init()
+    with Image.open(io.BytesIO(encoded), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        _check_size(*image.size)
+        rgb = to_rgb(image)
+    _check_size(*rgb.size)
+    rgb.info.clear()  # an orientation that was followed must not be followed again
+    return rgb
+
+
+def _check_size(width: int, height: int) -> None:
+    """Raise ValueError for a size beyond the limits."""
+    if min(width, height) < 1:
+        raise ValueError(f"{width} × {height} pixels")
+    longer, shorter = max(width, height), min(width, height)
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} × {height} pixels are more than {MAX_PIXELS:,}")
+    if longer > MAX_SIDE or longer > MAX_ASPECT * shorter:
+        raise ValueError(
+            f"{width} × {height} pixels: a side may have {MAX_SIDE:,} pixels, and {MAX_ASPECT} times those of the other"
+        )

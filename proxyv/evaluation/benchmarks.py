@@ -58,6 +58,7 @@ class Benchmark:
     prompt: PromptTemplate = field(default_factory=PromptTemplate)
     scale: float = 100.0  # tables show main · scale
     group_by: str | None = None  # a kept column; scores are also given for each of its values
+    allow_outside: bool = False  # image paths may lead out of the data file's folder
 
     @property
     def used_metrics(self) -> list[Metric]:
@@ -75,8 +76,8 @@ class Benchmark:
         return f"{self.prompt.prefix}{question}{self.prompt.suffix}"
 
     def definition(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        return asdict(self)
+        """All fields that say what is measured, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "allow_outside"}
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from proxyv.data.images import BadImageError, open_image
+from proxyv.data.images import BadImageError, locate_image, open_image
 from proxyv.errors import UserError, suggest
 from proxyv.evaluation.benchmarks import Benchmark
 
@@ -66,7 +66,7 @@ class BenchmarkSamples:
         row_number, _ = self._places[index]
         value = self._images[row_number][self.benchmark.columns.image]
         try:
-            return open_image(_image_source(value, self.path.parent))
+            return open_image(_image_source(value, self.path.parent, self.benchmark.allow_outside))
         except BadImageError as error:
             raise UserError(f"{self._where(self[index].id)}: {error}; replace it, or fix its path") from error
 
@@ -124,16 +124,16 @@ def _as_texts(value: Any) -> list[str]:
     return [str(one) for one in value if one is not None]
 
 
-def _image_source(value: Any, folder: Path) -> Path | bytes:
-    """Bytes, or a path relative to `folder`, from a column that holds either, or Hugging Face's mapping of the two.
+def _image_source(value: Any, folder: Path, allow_outside: bool) -> Path | bytes:
+    """Bytes, or a path below `folder`, from a column that holds either, or Hugging Face's mapping of the two.
 
-    Raises BadImageError for anything else.
+    Raises BadImageError for anything else, and for a path that leads out of the folder unless `allow_outside`.
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
-        return folder / value
+        return locate_image(folder, value, allow_outside)
     found = "the column is empty" if value is None else f"the column holds a {type(value).__name__}"
     raise BadImageError(f"image cannot be read ({found})")

@@ -17,6 +17,7 @@ from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from proxyv.errors import UserError, suggest
+from proxyv.model.rgb import to_rgb
 
 IMAGE_MODES = ("anyres", "pad")
 # The authors' grids in crops (columns, rows): at 336 px, 336×672, 672×336, 672×672, 1008×336, 336×1008.
@@ -63,7 +64,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
         """Crops of several images.
 
         Args:
-            images: PIL images of any mode and size.
+            images: PIL images of any mode and size; see `to_rgb` for what becomes of their colours.
             image_mode: overrides the saved mode for this call.
 
         Returns `pixel_values` (C, 3, S, S) float32 and `crops_per_image`, a list of ints, in the order given.
@@ -79,7 +80,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
 
     def crops(self, image: Image.Image, image_mode: str | None = None) -> list[np.ndarray]:
         """One image's crops, each (S, S, 3) uint8, crop 0 first and then the grid's in reading order."""
-        size, image = self.crop_size, image.convert("RGB")
+        size, image = self.crop_size, to_rgb(image)
         if (image_mode or self.image_mode) == "pad":
             colour = tuple(int(255 * mean) for mean in self.image_mean)
             side = max(image.size)

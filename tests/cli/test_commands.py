@@ -61,6 +61,14 @@ def test_an_attention_back_end_that_is_not_there(capsys):
         assert "is not installed; pip install 'proxyv[flash]'" in line
 
 
+def test_images_are_looked_at_before_the_model_is(capsys, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    for image, problem in (("text.png", "cannot be read"), (".", "a folder"), ("none.png", "does not exist")):
+        line = fails(capsys, "generate", str(tmp_path), "--prompt", "q", "--image", str(tmp_path / image))
+        assert line.startswith("proxyv generate: --image: ") and problem in line
+    assert "URLs are not fetched" in fails(capsys, "generate", "m", "--prompt", "q", "--image", "https://a.b/c.png")
+
+
 def test_missing_files(capsys, tmp_path):
     assert "no such file" in fails(capsys, "train", "configs/recipes/vicuna-7b-proxyv-112.yaml")
     assert "neither a model folder" in fails(capsys, "eval", str(tmp_path))

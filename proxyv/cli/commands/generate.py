@@ -28,10 +28,10 @@ def run(args: argparse.Namespace) -> None:
     from proxyv.data.images import BadImageError, open_image
     from proxyv.evaluation.answers import answer
 
-    loaded = call(load_for_evaluation, args, args.model)
     try:
         images = [open_image(Path(path)) for path in args.image]
     except BadImageError as error:
         raise UserError(f"--image: {error}; give another file") from error
+    loaded = call(load_for_evaluation, args, args.model)
     text = answer(loaded.model, loaded.processor, args.prompt, images, args.max_new_tokens)
     show({"answer": text}, args.json, [text])

@@ -382,6 +382,28 @@ def test_json_data_single_answers_and_several_questions_a_row(toy):
         samples.image(2)
 
 
+def test_image_paths_stay_in_the_data_files_folder(toy):
+    (toy / "photos").mkdir()
+    Pillow.new("RGB", (6, 4)).save(toy / "photos/a.png")
+    (toy / "data/linked").symlink_to(toy / "photos")
+    paths = ["../photos/a.png", str(toy / "photos/a.png"), "https://a.b/c.png", "linked/a.png"]
+    rows = [{"key": i, "image": path, "question": "q", "answers": "x", "sort": None} for i, path in enumerate(paths)]
+    (toy / "data/toy.json").write_text("\n".join(map(json.dumps, rows)))
+    text = BENCHMARK.format(name="toy", data="toy.json")
+    (toy / "eval/benchmarks/toy.yaml").write_text(text)
+    strict = load_benchmark("toy", toy / "eval")
+    samples = BenchmarkSamples(strict, toy / "data")
+    for index, message in enumerate(("lies outside .*allow_outside: true", "lies outside", "URLs are not fetched")):
+        with pytest.raises(UserError, match=f"sample '{index}': image .*{message}"):
+            samples.image(index)
+    assert samples.image(3).size == (6, 4)
+    (toy / "eval/benchmarks/toy.yaml").write_text(text + "allow_outside: true\n")
+    open_to_all = load_benchmark("toy", toy / "eval")
+    samples = BenchmarkSamples(open_to_all, toy / "data")
+    assert samples.image(0).size == samples.image(1).size == (6, 4)
+    assert open_to_all.definition() == strict.definition()  # the same is measured
+
+
 def test_fingerprint_tells_weights_apart():
     import torch
 
