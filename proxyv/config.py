@@ -1,174 +1,242 @@
 """Recipes: what a recipe holds (dataclasses), and how its YAML files and overrides are composed into one.
 
 A recipe file names `parts` (other files, relative to itself) that are merged in order, then its own fields on
-top, then the command line's `--a.b value`. Whatever is not a field of the dataclasses below is an error.
+top, then the command line's `--a.b value`. Whatever is not a field of the dataclasses below is an error, and so is a
+value outside the domain that a field's type states (proxyv/domains.py). `${…}` is resolved when a recipe is loaded.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BeforeValidator, Field
 
+from proxyv.domains import (
+    CheckedBy,
+    Count,
+    Declared,
+    Index,
+    Name,
+    NotNegative,
+    Place,
+    Positive,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Size,
+    Text,
+)
 from proxyv.errors import UserError
-from proxyv.schema import from_mapping, read_yaml
+from proxyv.schema import from_mapping, resolved
+from proxyv.yaml_files import read_yaml
+
+ImageMode = Literal["anyres", "pad"]
+NewlinePositions = Literal["natural", "authors"]
+ModuleGroup = Literal["tower", "projector", "newline", "method", "llm"]
+Optimizer = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "linear", "constant", "trapezoid"]
+TrainedIn = Literal["float32", "bfloat16"]
+PageKind = Literal["documents", "charts", "scene", "dense", "boxes"]
+PageDifficulty = Literal["easy", "medium", "hard"]
+
+GridSide = Annotated[Count, Field(le=64)]
+Grid = Annotated[list[GridSide], Field(min_length=2, max_length=2)]
+PerChannel = Field(min_length=3, max_length=3)  # red, green, blue
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 @dataclass
-class LLMSpec:
+class LLMSpec(Declared):
     """The language model: a family's configuration, and where its weights and tokenizer come from."""
 
-    pretrained: str | None = None  # hub id or folder with the weights; null: random weights from `config`
-    config: dict[str, Any] = field(default_factory=dict)  # Hugging Face text config with `model_type`
-    tokenizer: str | None = None  # hub id or folder; "characters": the built-in one; null: as `pretrained`
-    chat_template: str = "vicuna_v1"  # a file of proxyv/model/chat_templates
-    pad_token: str | None = None  # token used for padding; null: the tokenizer's own
+    pretrained: Place | None = None  # hub id or folder with the weights; null: random weights from `config`
+    # Hugging Face text config with `model_type`
+    config: Annotated[dict[str, Any], CheckedBy("model/configuration.py")] = field(default_factory=dict)
+    tokenizer: Place | None = None  # hub id or folder; "characters": the built-in one; null: as `pretrained`
+    chat_template: Annotated[Name, CheckedBy("model/processing.py")] = "vicuna_v1"  # of proxyv/model/chat_templates
+    pad_token: Annotated[Text, CheckedBy("model/build.py")] | None = None  # used for padding; null: the tokenizer's own
 
 
 @dataclass
-class VisionSpec:
+class VisionSpec(Declared):
     """The vision tower and how images become its crops."""
 
-    pretrained: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)  # Hugging Face vision config with `model_type`
-    feature_layer: int = -2  # index into the tower's hidden states
-    image_mode: str = "anyres"  # "anyres" (thumbnail + grid crops) or "pad" (one square crop)
-    grid: list[list[int]] = field(default_factory=list)  # anyres: allowed (columns, rows), in crops
-    newline_positions: str = "natural"  # or "authors": as the weights they released expect
-    image_mean: list[float] = field(default_factory=lambda: [0.48145466, 0.4578275, 0.40821073])
-    image_std: list[float] = field(default_factory=lambda: [0.26862954, 0.26130258, 0.27577711])
+    pretrained: Place | None = None
+    # Hugging Face vision config with `model_type`
+    config: Annotated[dict[str, Any], CheckedBy("model/configuration.py")] = field(default_factory=dict)
+    feature_layer: Annotated[Index, CheckedBy("model/configuration.py")] = -2  # index into the tower's hidden states
+    image_mode: ImageMode = "anyres"  # "anyres" (thumbnail + grid crops) or "pad" (one square crop)
+    grid: list[Grid] = field(default_factory=list)  # anyres: allowed (columns, rows), in crops
+    newline_positions: NewlinePositions = "natural"  # or "authors": as the weights they released expect
+    image_mean: Annotated[list[Share], PerChannel] = field(default_factory=lambda: [0.48145466, 0.4578275, 0.40821073])
+    image_std: Annotated[list[Positive], PerChannel] = field(
+        default_factory=lambda: [0.26862954, 0.26130258, 0.27577711]
+    )
 
 
 @dataclass
-class PagesSpec:
+class PagesSpec(Declared):
     """Synthetic pages that are rendered into `data_root` before they are first needed."""
 
-    kinds: list[str] = field(default_factory=list)
-    train_pages: int = 0  # pages of each kind
-    test_pages: int = 0  # rows of each benchmark
-    rows: int = 8  # cells; one character a cell
-    columns: int = 8
-    cell: int = 14  # pixels
-    difficulty: str = "easy"  # easy, medium, hard
-    turns_per_page: int = 4
-    seed: int = 0
+    kinds: list[PageKind] = field(default_factory=list)
+    train_pages: Size = 0  # pages of each kind
+    test_pages: Size = 0  # rows of each benchmark
+    rows: Annotated[Count, CheckedBy("pages/page.py")] = 8  # cells; one character a cell
+    columns: Annotated[Count, CheckedBy("pages/page.py")] = 8
+    cell: Annotated[Count, CheckedBy("pages/page.py")] = 14  # pixels
+    difficulty: PageDifficulty = "easy"
+    turns_per_page: Count = 4
+    seed: Seed = 0
 
 
 @dataclass
-class DataSpec:
+class DataSpec(Declared):
     """One data set: which reader, which files (relative to `data_root`), what to do about missing images."""
 
-    reader: str = "llava"
-    path: str = ""
-    images: str | None = None  # image folder
-    limit: int | None = None  # use only the first `limit` samples
-    on_bad_image: str = "fail"  # "fail", "skip" or "substitute" (a blank image)
+    reader: Annotated[Name, CheckedBy("data/readers.py")] = "llava"
+    path: Annotated[Text, CheckedBy("data/readers.py")] = ""
+    images: Place | None = None  # image folder
+    limit: Count | None = None  # use only the first `limit` samples
+    on_bad_image: Literal["fail", "skip", "substitute"] = "fail"  # "substitute": a blank image
 
 
 @dataclass
-class LoRASpec:
+class LoRASpec(Declared):
     """Low-rank adapters in place of training layers themselves (pip install 'proxyv[train]')."""
 
-    rank: int = 16
-    alpha: int = 32  # updates are scaled by alpha / rank
-    dropout: float = 0.0
+    rank: Count = 16
+    alpha: Count = 32  # updates are scaled by alpha / rank
+    dropout: ShareBelowOne = 0.0
     # "all-linear" (the LLM's linear layers without the head), or a list of their names; "tower", "projector" or
     # "method" in the list puts adapters on that group's linear layers too
-    targets: Any = "all-linear"
+    targets: Annotated[
+        list[Annotated[Name, CheckedBy("train/adapters.py")]], BeforeValidator(_as_list), Field(min_length=1)
+    ] = field(default_factory=lambda: ["all-linear"])
 
 
 @dataclass
-class StageSpec:
+class StageSpec(Declared):
     """One training run: its modules, data, rates and length."""
 
-    data: list[str] = field(default_factory=list)  # names in the recipe's `data`
-    train: list[str] = field(default_factory=list)  # of tower, projector, newline, method, llm
+    data: list[Name] = field(default_factory=list)  # names in the recipe's `data`
+    train: list[ModuleGroup] = field(default_factory=list)
     lora: LoRASpec | None = None  # adapters: a group that has them trains through them alone
-    objective: str = "language_modeling"  # or "patch_classification" (the tower alone)
-    image_mode: str | None = None  # overrides the vision part's for this stage
-    learning_rate: float = 1e-3
-    group_learning_rate: dict[str, float] = field(default_factory=dict)  # module group -> rate
-    optimizer: str = "adamw"  # "adamw" or "muon"
-    global_batch_size: int = 1
-    micro_batch_size: int = 1  # samples per device and forward pass
-    epochs: float = 1.0
-    steps: int | None = None  # overrides epochs
-    warmup_ratio: float = 0.03
-    schedule: str = "cosine"  # cosine, linear, constant, or trapezoid (flat, then down in the last half)
-    weight_decay: float = 0.0
-    beta2: float = 0.999
-    max_grad_norm: float = 1.0
-    max_length: int = 2048  # tokens, vision and newline rows included
-    on_too_long: str = "skip"  # "skip" (counted) or "fail"
-    dtype: str = "float32"  # "float32" or "bfloat16"
+    # or "patch_classification" (the tower alone)
+    objective: Annotated[Name, CheckedBy("data/objectives")] = "language_modeling"
+    image_mode: ImageMode | None = None  # overrides the vision part's for this stage
+    learning_rate: Positive = 1e-3
+    group_learning_rate: dict[ModuleGroup, NotNegative] = field(default_factory=dict)  # module group -> rate
+    optimizer: Optimizer = "adamw"
+    global_batch_size: Count = 1
+    micro_batch_size: Count = 1  # samples per device and forward pass
+    epochs: Positive = 1.0
+    steps: Count | None = None  # overrides epochs
+    warmup_ratio: Share = 0.03
+    schedule: Schedule = "cosine"  # trapezoid: flat, then down in the last half
+    weight_decay: NotNegative = 0.0
+    beta2: ShareBelowOne = 0.999
+    max_grad_norm: NotNegative = 1.0  # 0: gradients are not clipped
+    max_length: Count = 2048  # tokens, vision and newline rows included
+    on_too_long: Literal["skip", "fail"] = "skip"  # "skip": counted
+    dtype: TrainedIn = "float32"
     gradient_checkpointing: bool = False
     compile: bool = False
     group_by_length: bool = False
-    deepspeed: str | None = None  # a DeepSpeed JSON, relative to the recipe's repository
-    dataloader_workers: int = 0
-    save_steps: int | None = None
-    logging_steps: int = 10
+    deepspeed: Place | None = None  # a DeepSpeed JSON, relative to the recipe's repository
+    dataloader_workers: Size = 0
+    save_steps: Count | None = None
+    logging_steps: Count = 10
 
 
 @dataclass
-class Recipe:
+class Recipe(Declared):
     """Model + method + data + stages. Saved, resolved, in every run folder as `recipe.yaml`."""
 
-    name: str = ""
+    name: Name = ""  # of the run folder; by default the recipe file's, without its ending
     llm: LLMSpec = field(default_factory=LLMSpec)
     vision: VisionSpec = field(default_factory=VisionSpec)
-    method: dict[str, Any] = field(default_factory=lambda: {"name": "full"})  # fields: proxyv/methods/<name>.py
+    # `name`, and the fields of proxyv/methods/<name>.py
+    method: Annotated[dict[str, Any], CheckedBy("model/registry.py")] = field(default_factory=lambda: {"name": "full"})
     pages: PagesSpec | None = None
-    data_root: str = "data"
-    data: dict[str, DataSpec] = field(default_factory=dict)
-    stages: dict[str, StageSpec] = field(default_factory=dict)  # run in this order
-    run_stages: list[str] | None = None  # null: all of `stages`
-    start_from: str | None = None  # folder of a trained model to warm-start from
-    output_dir: str = "runs"
-    suite: str | None = None  # benchmark suite that `proxyv eval` runs by default
-    attention: str = "sdpa"  # "eager" or "sdpa"
-    report_to: list[str] = field(default_factory=list)  # "wandb", "tensorboard"; the JSONL log is always kept
-    seed: int = 0
+    data_root: Place = "data"
+    data: dict[Name, DataSpec] = field(default_factory=dict)
+    stages: dict[Name, StageSpec] = field(default_factory=dict)  # run in this order
+    run_stages: list[Name] | None = None  # null: all of `stages`
+    start_from: Place | None = None  # folder of a trained model to warm-start from
+    output_dir: Place = "runs"
+    suite: Place | None = None  # benchmark suite that `proxyv eval` runs by default
+    attention: Annotated[Text, CheckedBy("model/attention.py")] = "sdpa"  # "eager" or "sdpa"
+    report_to: list[Literal["wandb", "tensorboard"]] = field(default_factory=list)  # the JSONL log is always kept
+    seed: Seed = 0
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file with its parts and the overrides (`["method.start_layer=16", …]`) on top.
 
-    Raises UserError for a missing file, an unknown or misspelt key, or a value of the wrong type.
+    Raises UserError for a missing file, an unknown or misspelt key, or a value outside its field's domain.
     """
-    merged = _read_with_parts(Path(path), ())
-    for override in overrides:
-        merged = _merge(merged, _parse_override(override))
-    recipe = from_mapping(Recipe, merged, str(path))
-    if not recipe.name:
-        recipe.name = Path(path).stem
-    return recipe
+    path = Path(path)
+    try:
+        merged = _read_with_parts(path, (), {})
+        for override in overrides:
+            merged = _merge(merged, _parse_override(override))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: cannot be merged: {str(error).splitlines()[0]}") from error
+    return from_mapping(Recipe, {"name": path.stem, **resolved(merged, str(path))}, str(path))
 
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
     """Write the resolved recipe as YAML that `load_recipe` reads back."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)), encoding="utf-8")
+    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(_escaped(asdict(recipe)))), encoding="utf-8")
 
 
-def _read_with_parts(path: Path, parents: tuple[Path, ...]) -> DictConfig:
-    """The file with all its parts merged below it; parts of parts included."""
-    if path.resolve() in parents:
+def _escaped(value: Any) -> Any:
+    """The value with every `${` in its texts, at any depth, as OmegaConf reads it without interpolation."""
+    if isinstance(value, dict):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(inner) for inner in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def _read_with_parts(path: Path, parents: tuple[Path, ...], known: dict[Path, DictConfig]) -> DictConfig:
+    """The file with all its parts merged below it; parts of parts included. `known`: what has been read already."""
+    file = path.resolve()
+    if file in parents:
         raise UserError(f"{path}: 'parts' leads back to the file itself; remove one of the two")
-    own = read_yaml(path)
-    merged = OmegaConf.create({})
-    for part in own.pop("parts", []):
-        merged = _merge(merged, _read_with_parts(path.parent / part, (*parents, path.resolve())))
-    return _merge(merged, own)
+    if file not in known:
+        own = read_yaml(path)
+        parts = own.pop("parts", [])
+        if not isinstance(parts, (list, ListConfig)) or not all(isinstance(part, str) for part in parts):
+            raise UserError(f"{path}: parts: must be a list of files, such as [../llm/tiny.yaml]")
+        merged = OmegaConf.create({})
+        for part in parts:
+            merged = _merge(merged, _read_with_parts(path.parent / part, (*parents, file), known))
+        known[file] = _merge(merged, own)
+    return known[file]
 
 
 def _parse_override(override: str) -> DictConfig:
-    if "=" not in override:
+    field, equals, _ = override.partition("=")
+    if not equals or not all(field.split(".")):
         raise UserError(f"override '{override}': write it as --field.subfield value")
-    return OmegaConf.from_dotlist([override])
+    try:
+        parsed = OmegaConf.from_dotlist([override])
+    except Exception as error:  # of the YAML library and OmegaConf, see read_yaml
+        raise UserError(f"override '{override}': {str(error).splitlines()[0]}; the value must be YAML") from error
+    if OmegaConf.missing_keys(parsed):  # merging would pass over it
+        raise UserError(f"override '{override}': '???' is no value; give one")
+    return parsed
 
 
 def _forget_renamed(base: DictConfig, top: DictConfig, keys: Sequence[str]) -> None:

@@ -23,7 +23,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from proxyv.config import Recipe, load_recipe, save_recipe
 from proxyv.errors import UserError, suggest
 from proxyv.model.registry import settle_method
-from proxyv.schema import describe_change, read_yaml
+from proxyv.schema import describe_change
+from proxyv.yaml_files import read_yaml
 
 RECIPE = "recipe.yaml"
 FINISHED = "finished.json"

@@ -6,58 +6,61 @@ Unknown keys, metrics and scores are errors that name the file and the nearest k
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from omegaconf import MISSING
+from pydantic import Field
 
+from proxyv.domains import CheckedBy, Count, Declared, Name, Place, Positive, Text
 from proxyv.errors import UserError, suggest
 from proxyv.evaluation.metrics import METRICS, Metric, get_metric
 from proxyv.files import CHECKOUT
 from proxyv.schema import load_dataclass
 
 NamedFile = TypeVar("NamedFile", "Benchmark", "Suite")
+Column = Annotated[Text, CheckedBy("evaluation/samples.py")]
+Score = Annotated[Text, CheckedBy("evaluation/benchmarks.py")]
+FileName = Annotated[Name, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 @dataclass
-class Columns:
+class Columns(Declared):
     """Which column of the data holds what."""
 
-    question: str = MISSING  # a list of texts makes one sample of each
-    image: str = MISSING  # embedded bytes, or a path relative to the data file
-    answers: str = MISSING  # one text or a list of accepted ones
-    id: str | None = None  # null: the row's number
-    keep: list[str] = field(default_factory=list)  # kept with every answer: metrics and groups read them
+    question: Column  # a list of texts makes one sample of each
+    image: Column  # embedded bytes, or a path relative to the data file
+    answers: Column  # one text or a list of accepted ones
+    id: Column | None = None  # null: the row's number
+    keep: list[Column] = field(default_factory=list)  # kept with every answer: metrics and groups read them
 
 
 @dataclass
-class PromptTemplate:
+class PromptTemplate(Declared):
     """How a question becomes the user's text: prefix + question + suffix."""
 
-    prefix: str = ""
-    suffix: str = ""
+    prefix: Text = ""
+    suffix: Text = ""
     capitalize: bool = False  # first letter upper case, all others lower, as in lmms-eval's TextVQA
 
 
 @dataclass
-class Benchmark:
+class Benchmark(Declared):
     """One task: its data, its prompt and how answers are scored."""
 
-    name: str = MISSING  # equal to the file's name
-    title: str = MISSING  # for tables
-    data: str = MISSING  # parquet or JSON file, relative to the data root or absolute
-    split: str = MISSING  # in words, recorded with the result
-    columns: Columns = MISSING
-    metrics: list[str] = MISSING  # names of proxyv/evaluation/metrics.py
-    main: str = MISSING  # the score that tables show
-    max_new_tokens: int = MISSING
-    version: str = "1"  # raised whenever a change here changes scores
+    name: FileName  # equal to the file's name
+    title: Text  # for tables
+    data: Place  # parquet or JSON file, relative to the data root or absolute
+    split: Text  # in words, recorded with the result
+    columns: Columns
+    metrics: list[Annotated[Name, CheckedBy("evaluation/benchmarks.py")]]  # names of proxyv/evaluation/metrics.py
+    main: Score  # the score that tables show
+    max_new_tokens: Count
+    version: Text = "1"  # raised whenever a change here changes scores
     prompt: PromptTemplate = field(default_factory=PromptTemplate)
-    scale: float = 100.0  # tables show main · scale
-    group_by: str | None = None  # a kept column; scores are also given for each of its values
+    scale: Positive = 100.0  # tables show main · scale
+    group_by: Column | None = None  # a kept column; scores are also given for each of its values
     allow_outside: bool = False  # image paths may lead out of the data file's folder
 
     @property
@@ -81,23 +84,23 @@ class Benchmark:
 
 
 @dataclass
-class Term:
+class Term(Declared):
     """One summand of a suite's score: the mean `score` of a benchmark times `scale`."""
 
-    benchmark: str = MISSING
-    score: str = MISSING
-    scale: float = 100.0
+    benchmark: Annotated[Text, CheckedBy("evaluation/benchmarks.py")]
+    score: Score
+    scale: Positive = 100.0
 
 
 @dataclass
-class Suite:
+class Suite(Declared):
     """A list of benchmarks and how one score is made of them: the mean of `terms`."""
 
-    name: str = MISSING
-    title: str = MISSING
-    benchmarks: list[str] = MISSING
-    score_name: str = MISSING  # for tables and axes
-    terms: list[Term] = MISSING
+    name: FileName
+    title: Text
+    benchmarks: list[Place]
+    score_name: Text  # for tables and axes
+    terms: list[Term]
 
 
 def load_benchmark(name_or_path: str | Path, benchmarks_dir: str | Path | None = None) -> Benchmark:
@@ -161,8 +164,6 @@ def _load(schema: type[NamedFile], path: Path) -> NamedFile:
     loaded = load_dataclass(schema, path)
     if loaded.name != path.stem:
         raise UserError(f"{path}: field 'name' is '{loaded.name}'; it must equal the file's name")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", loaded.name):
-        raise UserError(f"{path}: field 'name': use letters, digits, '_', '-' and '.' only")
     return loaded
 
 
@@ -179,8 +180,6 @@ def _check_benchmark(benchmark: Benchmark, path: Path) -> None:
         for need in metric.needs:
             if need != "image_size" and need not in kept:
                 raise UserError(f"{path}: metric '{metric.name}' needs '{need}'; add it to columns.keep")
-    if benchmark.max_new_tokens < 1:
-        raise UserError(f"{path}: field 'max_new_tokens' is {benchmark.max_new_tokens}; use 1 or more")
 
 
 def _require_known(path: Path, key: str, word: str, known: Sequence[str]) -> None:

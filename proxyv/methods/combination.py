@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
+from proxyv.domains import CheckedBy
 from proxyv.errors import FieldError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout
@@ -23,6 +24,7 @@ from proxyv.model.pretrained import ProxyVPreTrainedModel
 from proxyv.model.registry import describe_method, make_method
 from proxyv.model.vision import TowerView
 
+Fields = Annotated[dict[str, Any], CheckedBy("model/registry.py")]
 PUBLISHED = {
     "before_llm": {"name": "visionzip", "dominant": 360, "contextual": 40},
     "inside_llm": {"name": "proxyv_ns", "start_layer": 12},
@@ -36,8 +38,8 @@ class Combination(Method):
     name: ClassVar[str] = "combination"
 
     # Empty by default: a recipe's mapping is merged over the default, and fields of another method must not stay.
-    before_llm: dict[str, Any] = field(default_factory=dict)
-    inside_llm: dict[str, Any] = field(default_factory=dict)
+    before_llm: Fields = field(default_factory=dict)
+    inside_llm: Fields = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for place, published in PUBLISHED.items():
@@ -129,7 +131,7 @@ class Combination(Method):
 
 
 def _make(place: str, fields: dict[str, Any]) -> Method:
-    return make_method(fields, f"method.{place}")
+    return make_method(fields, section=f"method.{place}")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from proxyv.domains import Count, ShareBelowOne
 from proxyv.errors import FieldError
 from proxyv.methods.shared.dropping import DroppingMethod
 from proxyv.model.configuration import ProxyVConfig
@@ -28,8 +29,8 @@ class FastV(DroppingMethod):
     name: ClassVar[str] = "fastv"
     ranks_by_layer_before: ClassVar[bool] = True
 
-    layer: int = 2  # K
-    drop: float = 0.5  # R
+    layer: Count = 2  # K
+    drop: ShareBelowOne = 0.5  # R
 
     def schedule(self, layers: int) -> dict[int, float]:
         return {self.layer: 1 - self.drop}
@@ -39,5 +40,3 @@ class FastV(DroppingMethod):
         last = config.text_config.num_hidden_layers - 1
         if not 1 <= self.layer <= last:
             raise FieldError("layer", f"{self.layer} has no layer before it that could rank; use 1 to {last}")
-        if not 0 <= self.drop < 1:
-            raise FieldError("drop", f"{self.drop} must be a share from 0 to below 1")

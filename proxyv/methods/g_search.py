@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from proxyv.domains import Share
 from proxyv.errors import FieldError
 from proxyv.methods.shared.dropping import DroppingMethod
 from proxyv.model.configuration import ProxyVConfig
@@ -45,7 +46,7 @@ class GSearch(CurveMethod):
 
     name: ClassVar[str] = "g_search"
 
-    shares: tuple[float, ...] = (
+    shares: tuple[Share, ...] = (
         *(1.0, 1.0, 0.65, 0.64, 0.62, 0.62, 0.62, 0.5, 0.5, 0.5, 0.5, 0.485, 0.235, 0.235, 0.235, 0.235),
         *(0.183, 0.1815, 0.18, 0.075, 0.0725, 0.07, 0.0675, 0.065, 0.0625, 0.06, 0.04, 0.04, 0.04, 0.03, 0.03, 0.03),
     )
@@ -60,7 +61,5 @@ class GSearch(CurveMethod):
         super().check(config, tokens)
         if not self.shares or sorted(self.shares, reverse=True) != list(self.shares):
             raise FieldError("shares", "give shares of the vision tokens that never rise, one for each layer")
-        if not 0 <= self.shares[-1] <= self.shares[0] <= 1:
-            raise FieldError("shares", f"{list(self.shares)} must lie between 0 and 1")
         if len(self.shares) == config.text_config.num_hidden_layers and min(self.shares[:FULL_LAYERS]) < 1:
             raise FieldError("shares", f"the first {FULL_LAYERS} layers keep all; begin with 1.0, 1.0")

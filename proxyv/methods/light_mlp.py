@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from proxyv.domains import Count
 from proxyv.methods.shared.text_queries import TextQueryLayer, TextQueryMethod, TextQueryPlan, check_hidden_ratio
 from proxyv.model.configuration import ProxyVConfig
 
@@ -31,7 +32,7 @@ class LightMLP(TextQueryMethod):
     trained: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("light_mlp",)
 
-    hidden_ratio: int = 4  # LLM width / hidden width
+    hidden_ratio: Count = 4  # LLM width / hidden width
 
     def mixin(self) -> type[TextQueryLayer]:
         return LightMLPLayer

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from proxyv.domains import Count
 from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import windows
 from proxyv.model.configuration import ProxyVConfig
@@ -30,8 +31,8 @@ class M3(Method):
     trained: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("grid",)
 
-    scales: tuple[int, ...] = (1, 9, 36, 144, 576)
-    scale: int = 144
+    scales: tuple[Count, ...] = (1, 9, 36, 144, 576)
+    scale: Count = 144
 
     def tokens_per_crop(self, tokens: int) -> int:
         return self.scale

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
+from proxyv.domains import Size
 from proxyv.errors import UserError
 from proxyv.methods.shared.text_queries import check_start_layer
 from proxyv.model.attention import BACK_ENDS, mask_for
@@ -35,7 +36,7 @@ class MaskAttention(Method):
     name: ClassVar[str] = "mask_attention"
     needs: ClassVar[tuple[str, ...]] = ("dense_mask",)
 
-    start_layer: int = 16
+    start_layer: Size = 16
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         family_of(config.text_config)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from proxyv.domains import Count, Positive, PositiveShare
 from proxyv.errors import FieldError
 from proxyv.methods.g_search import FULL_LAYERS, CurveMethod
 from proxyv.model.configuration import ProxyVConfig
@@ -31,9 +32,9 @@ class PSigmoid(CurveMethod):
 
     name: ClassVar[str] = "p_sigmoid"
 
-    steepness: float = 0.4808  # per layer
-    budget: float = 0.16  # mean share over all layers
-    full_layers: int = FULL_LAYERS  # the first layers, which keep all
+    steepness: Positive = 0.4808  # per layer
+    budget: PositiveShare = 0.16  # mean share over all layers
+    full_layers: Count = FULL_LAYERS  # the first layers, which keep all
 
     def curve(self, layers: int) -> Sequence[float]:
         # Between these midpoints every share runs from 0 to 1, up to rounding.
@@ -54,8 +55,6 @@ class PSigmoid(CurveMethod):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         super().check(config, tokens)
         layers = config.text_config.num_hidden_layers
-        if self.steepness <= 0:
-            raise FieldError("steepness", f"{self.steepness} must be above 0")
         if not 1 <= self.full_layers < layers:
             raise FieldError("full_layers", f"{self.full_layers} must lie between 1 and {layers - 1}")
         least = self.full_layers / layers

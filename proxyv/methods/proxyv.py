@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from proxyv.errors import FieldError, UserError, suggest
+from proxyv.domains import Count
+from proxyv.errors import FieldError, UserError
 from proxyv.methods.shared.guided_update import GuidedUpdate
 from proxyv.methods.shared.proxy_rows import ProxyPlan, Visibility, make_proxy_plan
 from proxyv.methods.shared.text_queries import TextQueryLayer, TextQueryMethod, check_hidden_ratio
@@ -38,7 +39,7 @@ class ProxyMethod(TextQueryMethod):
 
     modules: ClassVar[tuple[str, ...]] = ("guided_update", "proxy_initializer")
 
-    hidden_ratio: int = 4  # guided update: LLM width / hidden width
+    hidden_ratio: Count = 4  # guided update: LLM width / hidden width
     # Where paper and released code disagree; the defaults are the released code's, `true` is the paper's.
     proxies_see_vision: bool = False
     text_sees_proxies: bool = False
@@ -79,8 +80,8 @@ class ProxyV(ProxyMethod):
     trained: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("grid",)
 
-    downsample: int = 4
-    initialisation: str = "bilinear"  # as released; "area": the mean of the whole block
+    downsample: Count = 4
+    initialisation: Literal["bilinear", "area"] = "bilinear"  # as released; "area": the mean of the whole block
 
     def proxies_per_crop(self, tokens: int) -> int:
         return tokens // self.downsample**2
@@ -94,13 +95,10 @@ class ProxyV(ProxyMethod):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         super().check(config, tokens)
-        if self.initialisation not in INITIALISATIONS:
-            hint = suggest(self.initialisation, INITIALISATIONS)
-            raise FieldError("initialisation", f"'{self.initialisation}' is unknown{hint}")
         side = math.isqrt(tokens)
         if side**2 != tokens:
             raise FieldError("name", f"proxyv needs a square grid, not {tokens} tokens per crop; use proxyv_ns")
-        if self.downsample < 1 or side % self.downsample:
+        if side % self.downsample:
             raise FieldError(
                 "downsample",
                 f"{self.downsample} does not divide the {side} × {side} vision tokens of a "

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from proxyv.domains import Count
 from proxyv.errors import FieldError
 from proxyv.methods.proxyv import Project, ProxyMethod
 from proxyv.model.configuration import ProxyVConfig
@@ -26,7 +27,7 @@ class NonSpatialProxyV(ProxyMethod):
     name: ClassVar[str] = "proxyv_ns"
     trained: ClassVar[bool] = True
 
-    queries: int = 36  # proxies per crop
+    queries: Count = 36  # proxies per crop
 
     def proxies_per_crop(self, tokens: int) -> int:
         return self.queries
@@ -40,14 +41,14 @@ class NonSpatialProxyV(ProxyMethod):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         super().check(config, tokens)
-        if not 1 <= self.queries <= tokens:
+        if self.queries > tokens:
             raise FieldError("queries", f"{self.queries} must lie between 1 and the {tokens} vision tokens of a crop")
 
 
 class LearnedProxies(nn.Module):
     """Queries (p, d) against projected vision tokens."""
 
-    def __init__(self, hidden_size: int, query_size: int, queries: int):
+    def __init__(self, hidden_size: int, query_size: int, queries: Count):
         super().__init__()
         self.queries = nn.Parameter(torch.empty(queries, query_size))
         self.key_proj = nn.Linear(hidden_size, query_size, bias=False)

@@ -21,6 +21,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch.nn import functional as F
 
+from proxyv.domains import PositiveShare, Size
 from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import check_cls_attention
 from proxyv.model.configuration import ProxyVConfig
@@ -57,8 +58,8 @@ class PruMerge(Method):
     keeps_grid: ClassVar[bool] = False
 
     plus: bool = False
-    fixed_ratio: float | None = None
-    neighbours: int = 32
+    fixed_ratio: PositiveShare | None = None
+    neighbours: Size = 32
 
     def tokens_per_crop(self, tokens: int) -> int:
         quota = self.common_quota(tokens, has_values=True)
@@ -70,9 +71,7 @@ class PruMerge(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         check_cls_attention(config, self.name, after_features=1)
-        if self.fixed_ratio is not None and not 0 < self.fixed_ratio <= 1:
-            raise FieldError("fixed_ratio", f"{self.fixed_ratio} must be above 0 and at most 1, or null")
-        if not 0 <= self.neighbours < tokens:
+        if self.neighbours >= tokens:
             raise FieldError(
                 "neighbours", f"{self.neighbours} must lie between 0 and {tokens - 1}, the other tokens of a crop"
             )

@@ -21,6 +21,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from proxyv.domains import Count, Index
 from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import attend_plainly, check_hidden_states, check_window, windows
 from proxyv.model.configuration import ProxyVConfig
@@ -39,9 +40,9 @@ class QueCC(Method):
     modules: ClassVar[tuple[str, ...]] = ("reducer",)
     needs: ClassVar[tuple[str, ...]] = ("question", "tower_layers", "grid")
 
-    window: int = 4
-    key_layers: tuple[int, ...] = (12, 16, 22, 23)
-    heads: int = 8
+    window: Count = 4
+    key_layers: tuple[Index, ...] = (12, 16, 22, 23)
+    heads: Count = 8
 
     def tokens_per_crop(self, tokens: int) -> int:
         return tokens // self.window**2
@@ -50,7 +51,7 @@ class QueCC(Method):
         check_window(self.window, tokens, least=2)  # nothing to choose from in a window of one patch
         check_hidden_states("key_layers", self.key_layers, config.vision_config)
         size = config.vision_config.hidden_size
-        if self.heads < 1 or size % self.heads:
+        if size % self.heads:
             raise FieldError("heads", f"{self.heads} does not divide the tower's width {size}; use a divisor")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:

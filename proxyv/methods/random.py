@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 
+from proxyv.domains import Seed
 from proxyv.methods.shared.before_llm import KeepSome
 from proxyv.model.method import Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -26,7 +27,7 @@ class Random(KeepSome):
 
     name: ClassVar[str] = "random"
 
-    seed: int = 0
+    seed: Seed = 0
 
     def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         patches = view.patches()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from proxyv.domains import Count
 from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import windows
 from proxyv.model.configuration import ProxyVConfig
@@ -29,8 +30,8 @@ class SmallerImage(Method):
     name: ClassVar[str] = "smaller_image"
     needs: ClassVar[tuple[str, ...]] = ("grid",)
 
-    pool: int = 2
-    max_crops: int | None = None  # the whole image is one of them
+    pool: Count = 2
+    max_crops: Count | None = None  # the whole image is one of them
 
     def limit_grid(self, grid: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
         if self.max_crops is None:
@@ -42,13 +43,11 @@ class SmallerImage(Method):
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         side = math.isqrt(tokens)
-        if self.pool < 1 or side % self.pool:
+        if side % self.pool:
             raise FieldError(
                 "pool",
                 f"{self.pool} does not divide the {side} × {side} vision tokens of a crop; use a divisor of {side}",
             )
-        if self.max_crops is not None and self.max_crops < 1:
-            raise FieldError("max_crops", f"{self.max_crops} leaves no image; use 1 or more, or null")
 
     def select(self, model: ProxyVPreTrainedModel, view: TowerView, prompt: Prompt) -> VisionTokens:
         return VisionTokens(windows(view.patches(), self.pool).mean(2))

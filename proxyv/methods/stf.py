@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from proxyv.errors import FieldError
+from proxyv.domains import Count, Index
 from proxyv.methods.shared.before_llm import check_hidden_states, check_window, windows
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method, Prompt, VisionTokens
@@ -35,9 +35,9 @@ class STF(Method):
     modules: ClassVar[tuple[str, ...]] = ("reducer",)
     needs: ClassVar[tuple[str, ...]] = ("tower_layers", "grid")
 
-    window: int = 2
-    fuse_layers: tuple[int, ...] = (-2, 21, 18, 15, 12, 9, 6, 3)
-    inner_ratio: int = 4  # inner width of the projector / its input width, window² · tower width
+    window: Count = 2
+    fuse_layers: tuple[Index, ...] = (-2, 21, 18, 15, 12, 9, 6, 3)
+    inner_ratio: Count = 4  # inner width of the projector / its input width, window² · tower width
 
     def tokens_per_crop(self, tokens: int) -> int:
         return tokens // self.window**2
@@ -45,8 +45,6 @@ class STF(Method):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         check_window(self.window, tokens)
         check_hidden_states("fuse_layers", self.fuse_layers, config.vision_config)
-        if self.inner_ratio < 1:
-            raise FieldError("inner_ratio", f"{self.inner_ratio} must be at least 1")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         size = model.config.vision_config.hidden_size

@@ -16,12 +16,13 @@ layer gets no gradient, since nothing reads the vision tokens behind it: it choo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
-from proxyv.errors import FieldError, suggest
+from proxyv.domains import PositiveShare
+from proxyv.errors import FieldError
 from proxyv.methods.shared.row_subset import RowSubset, all_rows
 from proxyv.methods.shared.subset_layer import SubsetLayer, SubsetPlan, check_row_order
 from proxyv.model.configuration import ProxyVConfig
@@ -46,9 +47,9 @@ class VideoLLMMoD(Method):
     trained: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("router",)
 
-    keep: float = 0.2
-    layers: str = "interleaved"
-    weighting: str = "linear"  # "bounded": as p-MoD
+    keep: PositiveShare = 0.2
+    layers: Literal["all", "interleaved", "all_deep", "interleaved_deep"] = "interleaved"
+    weighting: Literal["linear", "bounded"] = "linear"  # "bounded": as p-MoD
 
     def chosen(self, layers: int) -> range:
         """The layers with a router, of an LLM's `layers`; both count from 0."""
@@ -58,12 +59,6 @@ class VideoLLMMoD(Method):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         family_of(config.text_config)
         check_row_order(config, self.name)
-        if not 0 < self.keep <= 1:
-            raise FieldError("keep", f"{self.keep} must be a share above 0, up to 1")
-        if self.layers not in LAYERS:
-            raise FieldError("layers", f"'{self.layers}' is unknown{suggest(self.layers, LAYERS)}")
-        if self.weighting not in WEIGHTINGS:
-            raise FieldError("weighting", f"'{self.weighting}' is unknown{suggest(self.weighting, WEIGHTINGS)}")
         layers = config.text_config.num_hidden_layers
         if not self.chosen(layers):
             raise FieldError("layers", f"'{self.layers}' names none of the LLM's {layers} layers; use all")

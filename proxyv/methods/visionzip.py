@@ -19,6 +19,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
+from proxyv.domains import Count
 from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import check_cls_attention
 from proxyv.model.configuration import ProxyVConfig
@@ -36,17 +37,14 @@ class VisionZip(Method):
     needs: ClassVar[tuple[str, ...]] = ("cls_attention", "keys")
     keeps_grid: ClassVar[bool] = False
 
-    dominant: int = 54
-    contextual: int = 10
+    dominant: Count = 54
+    contextual: Count = 10
 
     def tokens_per_crop(self, tokens: int) -> int:
         return self.dominant + self.contextual
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         check_cls_attention(config, self.name, after_features=0)
-        for field in ("dominant", "contextual"):
-            if getattr(self, field) < 1:
-                raise FieldError(field, f"{getattr(self, field)} must be 1 or more")
         if self.dominant + self.contextual > tokens:
             raise FieldError(
                 "dominant",

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from proxyv.domains import Count
 from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import attend_plainly
 from proxyv.model.configuration import ProxyVConfig
@@ -41,7 +42,7 @@ class VisToG(Method):
     approximate: ClassVar[bool] = True
     keeps_grid: ClassVar[bool] = False
 
-    tokens: int = 64
+    tokens: Count = 64
 
     def tokens_per_crop(self, tokens: int) -> int:
         return self.tokens

@@ -22,7 +22,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
-from proxyv.errors import FieldError, UserError
+from proxyv.domains import Count
+from proxyv.errors import UserError
 from proxyv.methods.mask_attention import MaskedLayer, MaskPlan
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.cache import CachedRows, set_cached_rows
@@ -44,12 +45,10 @@ class VoCoLLaMA(Method):
     needs: ClassVar[tuple[str, ...]] = ("dense_mask",)
     text_reads_newlines: ClassVar[bool] = False
 
-    tokens: int = 1
+    tokens: Count = 1
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         family_of(config.text_config)
-        if self.tokens < 1:
-            raise FieldError("tokens", f"{self.tokens} must be at least 1")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from proxyv.domains import Count, Size
 from proxyv.errors import FieldError
 from proxyv.methods.shared.before_llm import attend_plainly
 from proxyv.model.configuration import ProxyVConfig
@@ -41,10 +42,10 @@ class VQToken(Method):
     approximate: ClassVar[bool] = True
     keeps_grid: ClassVar[bool] = False
 
-    codes: int = 32
-    iterations: int = 10  # rounds of K-means
-    inner_size: int = 896  # width of the attention block: that of the published LLM
-    heads: int = 8
+    codes: Count = 32
+    iterations: Size = 10  # rounds of K-means
+    inner_size: Count = 896  # width of the attention block: that of the published LLM
+    heads: Count = 8
 
     def tokens_per_crop(self, tokens: int) -> int:
         return self.codes
@@ -52,9 +53,7 @@ class VQToken(Method):
     def check(self, config: ProxyVConfig, tokens: int) -> None:
         if not 2 <= self.codes <= tokens:
             raise FieldError("codes", f"{self.codes} must lie between 2 and the {tokens} vision tokens of a crop")
-        if self.iterations < 0:
-            raise FieldError("iterations", f"{self.iterations} must be at least 0")
-        if self.heads < 1 or self.inner_size < 1 or self.inner_size % self.heads:
+        if self.inner_size % self.heads:
             raise FieldError("heads", f"{self.heads} does not divide method.inner_size {self.inner_size}")
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:

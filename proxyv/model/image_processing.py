@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from PIL import Image
 from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
+from proxyv.config import ImageMode
 from proxyv.errors import UserError, suggest
 from proxyv.model.rgb import to_rgb
 
-IMAGE_MODES = ("anyres", "pad")
+IMAGE_MODES: tuple[ImageMode, ...] = get_args(ImageMode)
 # The authors' grids in crops (columns, rows): at 336 px, 336×672, 672×336, 672×672, 1008×336, 336×1008.
 PAPER_GRID = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
 

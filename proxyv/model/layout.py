@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 
+from proxyv.config import NewlinePositions
 from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
 from proxyv.model.rows import count_positions
 
-NEWLINE_POSITIONS = ("natural", "authors")
+NEWLINE_POSITIONS: tuple[NewlinePositions, ...] = get_args(NewlinePositions)
 
 
 @dataclass(frozen=True)

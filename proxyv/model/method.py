@@ -1,7 +1,8 @@
 """The interface of a method: a way to spend less on vision tokens. Every default is the identity.
 
-A method is a frozen dataclass in its own file; its fields are what a recipe may set under `method:`. Core code
-calls the hooks below, in this order, and never checks which method it is:
+A method is a frozen dataclass in its own file; its fields are what a recipe may set under `method:`, and their types
+say which values they take (proxyv/domains.py). Core code calls the hooks below, in this order, and never checks which
+method it is:
 
     limit_grid   which crops an image may have                       once, for the image processor
     check        do the fields fit this model                         once
@@ -22,6 +23,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import nn
 
+from proxyv.domains import Declared
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -69,7 +71,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Declared):
     """Identity: every vision token goes through every layer."""
 
     name: ClassVar[str] = ""

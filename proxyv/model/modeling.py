@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from transformers import initialization
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 
+from proxyv.config import ModuleGroup
 from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
@@ -29,7 +30,7 @@ from proxyv.model.registry import describe_method, make_method
 from proxyv.model.vision import TowerView
 
 # What a recipe may train or freeze as one; `module_group` says to which a parameter belongs.
-MODULE_GROUPS = ("tower", "projector", "newline", "method", "llm")
+MODULE_GROUPS: tuple[str, ...] = get_args(ModuleGroup)
 
 
 @dataclass
@@ -80,7 +81,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
 
     def __init__(self, config: ProxyVConfig):
         super().__init__(config)
-        self.method: Method = make_method(config.method, "config")
+        self.method: Method = make_method(config.method)
         self._install_method()
         self.post_init()
 

@@ -44,16 +44,21 @@ def _descendants(parent: type[Method]) -> list[type[Method]]:
     return [found for child in parent.__subclasses__() for found in (child, *_descendants(child))]
 
 
-def make_method(fields: Mapping[str, Any], source: str = "method") -> Method:
+def make_method(fields: Mapping[str, Any], source: str = "", section: str = "method") -> Method:
     """The method that `{"name": …, field: value, …}` describes; fields left out keep their defaults.
 
-    Raises UserError for an unknown name or field, naming the nearest known one.
+    Args:
+        source: the file the fields are from, named in errors; "": none.
+        section: their place in it.
+
+    Raises UserError for an unknown name or field, naming the nearest known one, and for a value outside its domain.
     """
-    values = {str(key): value for key, value in fields.items()}
-    name = values.pop("name", None)
+    values = dict(fields)
+    name = str(values.pop("name", None))
     if name not in method_classes():
-        raise UserError(f"{source}: unknown method.name '{name}'{suggest(str(name), method_classes())}")
-    method: Method = from_mapping(method_classes()[name], values, f"{source}: method '{name}'")
+        at = f"{source}: " if source else ""
+        raise UserError(f"{at}unknown {section}.name '{name}'{suggest(name, method_classes())}")
+    method: Method = from_mapping(method_classes()[name], values, source, section)
     return method
 
 
@@ -62,7 +67,7 @@ def describe_method(method: Method) -> dict[str, Any]:
     return {"name": method.name, **dataclasses.asdict(method)}
 
 
-def settle_fields(fields: Mapping[str, Any], source: str = "method") -> dict[str, Any]:
+def settle_fields(fields: Mapping[str, Any], source: str = "") -> dict[str, Any]:
     """A method's fields with its defaults written out, as they read back from a YAML or JSON file.
 
     Raises UserError as `make_method` does.
@@ -71,9 +76,10 @@ def settle_fields(fields: Mapping[str, Any], source: str = "method") -> dict[str
     return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.create(described)))
 
 
-def settle_method(recipe: Recipe, source: str = "method") -> Recipe:
+def settle_method(recipe: Recipe, source: str = "") -> Recipe:
     """The recipe with every field of its method written out: what is recorded, and what recipes are compared by.
 
-    Raises UserError as `make_method` does.
+    Raises UserError as `make_method` does, and for a recipe made in Python with a field outside its domain.
     """
-    return dataclasses.replace(recipe, method=settle_fields(recipe.method, source))
+    checked = from_mapping(Recipe, dataclasses.asdict(recipe), source)
+    return dataclasses.replace(checked, method=settle_fields(recipe.method, source))

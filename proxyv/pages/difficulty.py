@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from proxyv.config import PageDifficulty
 from proxyv.errors import UserError
 
 Range = tuple[float, float]
@@ -54,7 +55,7 @@ class Difficulty:
                 raise UserError(f"difficulty: {name} is {figures[name]}; use {least} to {most}")
 
 
-DIFFICULTIES: dict[str, Difficulty] = {
+DIFFICULTIES: dict[PageDifficulty, Difficulty] = {
     "easy": Difficulty(
         label_letters=1,
         random_labels=False,

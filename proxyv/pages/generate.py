@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from proxyv.config import PageKind
 from proxyv.errors import UserError
 from proxyv.pages.drawing import draw
 from proxyv.pages.kinds import boxes, charts, dense, documents, scene
@@ -14,7 +15,7 @@ from proxyv.pages.page import Content, Page, PageSpec, grid_of, transcribe_grid
 
 Split = Literal["train", "test"]
 
-KINDS: dict[str, Callable[[np.random.Generator, PageSpec], Content]] = {
+KINDS: dict[PageKind, Callable[[np.random.Generator, PageSpec], Content]] = {
     "documents": documents.compose,
     "charts": charts.compose,
     "scene": scene.compose,

@@ -24,7 +24,7 @@ from proxyv.results.bench import FlatBench
 from proxyv.results.profile import Profile
 from proxyv.results.scores import BenchmarkResult, SuitePart, SuiteResult
 from proxyv.results.sweep import SweepProfile, SweepResult, SweepSuite
-from proxyv.schema import read_yaml
+from proxyv.yaml_files import read_yaml
 
 FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED = "decoder GFLOPs", "FLOPs reduction %", "published FLOPs reduction %"
 TOTAL_SAVED, PREFILL_SAVED, LOSS = "total FLOPs reduction %", "prefill time reduction %", "final training loss"

@@ -7,32 +7,17 @@ Which layers get one follows from `model.module_group`: the linear layers of the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from proxyv.config import LoRASpec, StageSpec
 from proxyv.errors import UserError, suggest
-from proxyv.model.lora import inject, require_peft
+from proxyv.model.lora import inject
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.processes import is_main
 
 ALL_LINEAR = "all-linear"
 BASE = "base"  # folder beside an adapter, for a base model that no other folder holds
-
-
-def check_lora(spec: StageSpec, stage: str) -> None:
-    """Raise UserError for a stage's `lora` that cannot work, as far as the fields alone show it."""
-    field, lora = f"stages.{stage}.lora", spec.lora
-    if lora is None:
-        return
-    if lora.rank < 1:
-        raise UserError(f"{field}.rank: {lora.rank} is too small; use 1 or more")
-    if not 0 <= lora.dropout < 1:
-        raise UserError(f"{field}.dropout: {lora.dropout} is no probability below 1; use 0 for none")
-    if not _targets(lora) or not all(isinstance(target, str) for target in _targets(lora)):
-        raise UserError(f"{field}.targets: {lora.targets!r}; write {ALL_LINEAR}, or a list of layer names")
-    require_peft(field)
 
 
 def adapt(model: ProxyVForConditionalGeneration, spec: StageSpec, stage: str, start: Path | None, folder: Path) -> None:
@@ -70,7 +55,7 @@ def find_targets(model: ProxyVForConditionalGeneration, lora: LoRASpec, stage: s
         if isinstance(module, nn.Linear) and module is not head
     }
     found: set[str] = set()
-    for target in _targets(lora):
+    for target in lora.targets:
         fitting = {name for name, group in linear.items() if _fits(target, name, group)}
         if not fitting:
             known = {name.rsplit(".", 1)[1] for name, group in linear.items() if group == "llm"}
@@ -85,12 +70,6 @@ def _fits(target: str, name: str, group: str) -> bool:
     if group != "llm":
         return target == group
     return target == ALL_LINEAR or f".{name}".endswith(f".{target}")
-
-
-def _targets(lora: LoRASpec) -> list[Any]:
-    if isinstance(lora.targets, str):
-        return [lora.targets]
-    return list(lora.targets) if isinstance(lora.targets, list) else []
 
 
 def _keep_base(model: ProxyVForConditionalGeneration, folder: Path) -> Path:

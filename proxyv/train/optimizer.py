@@ -10,8 +10,6 @@ import torch
 from proxyv.config import StageSpec
 from proxyv.errors import UserError
 
-OPTIMIZERS = ("adamw", "muon")
-
 
 class MuonAdamW(torch.optim.Optimizer):
     """Muon (github.com/KellerJordan/Muon) for groups with `inner` set, AdamW for the others.

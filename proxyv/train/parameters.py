@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from proxyv.config import StageSpec
-from proxyv.errors import UserError, suggest
+from proxyv.config import ModuleGroup, StageSpec
+from proxyv.errors import UserError
 from proxyv.model.lora import adapted_groups, adapter_parameters
 from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
 from proxyv.model.vision import patch_features
-from proxyv.train.adapters import check_lora
 
 
 def set_trainable(model: ProxyVForConditionalGeneration, spec: StageSpec, stage: str) -> None:
@@ -45,21 +44,9 @@ def _without_gradient(model: ProxyVForConditionalGeneration) -> list[nn.Paramete
     return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None]
 
 
-def check_groups(spec: StageSpec, stage: str) -> None:
-    """Raise UserError for unknown module groups, and for adapters that cannot work."""
-    for name in spec.train:
-        if name not in MODULE_GROUPS:
-            raise UserError(f"stages.{stage}.train: '{name}' is no module group{suggest(name, MODULE_GROUPS)}")
-    for name in spec.group_learning_rate:
-        if name not in MODULE_GROUPS:
-            hint = suggest(name, MODULE_GROUPS)
-            raise UserError(f"stages.{stage}.group_learning_rate: '{name}' is no module group{hint}")
-    check_lora(spec, stage)
-
-
 def rate_of(spec: StageSpec, group: str) -> float:
     """A module group's peak learning rate."""
-    return spec.group_learning_rate.get(group, spec.learning_rate)
+    return spec.group_learning_rate.get(cast(ModuleGroup, group), spec.learning_rate)
 
 
 def inner_matrices(model: ProxyVForConditionalGeneration) -> set[torch.Tensor]:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from proxyv.config import Recipe, StageSpec
+from proxyv.config import Recipe, Schedule, StageSpec
 from proxyv.data.objectives import objective_of
-from proxyv.errors import UserError, suggest
+from proxyv.errors import UserError
+from proxyv.model.lora import require_peft
 from proxyv.processes import world_size
-from proxyv.train.optimizer import OPTIMIZERS
-from proxyv.train.parameters import check_groups
+from proxyv.schema import check_dataclass
 
-TRAINED_IN = ("float32", "bfloat16")
 # Our names for Hugging Face's schedules. A trapezoid is flat after the warm-up and falls to zero in the last half.
-SCHEDULES = {
+SCHEDULES: dict[Schedule, str] = {
     "cosine": "cosine",
     "linear": "linear",
     "constant": "constant_with_warmup",
@@ -33,17 +31,10 @@ KEPT_CHECKPOINTS = 2
 def check_stage(recipe: Recipe, stage: str) -> None:
     """Raise UserError for the first field of a stage that cannot work."""
     spec = recipe.stages[stage]
-    choices: list[tuple[str, Iterable[str]]] = [
-        ("schedule", SCHEDULES),
-        ("optimizer", OPTIMIZERS),
-        ("dtype", TRAINED_IN),
-    ]
-    for field, known in choices:
-        value = getattr(spec, field)
-        if value not in known:
-            raise UserError(f"stages.{stage}.{field}: '{value}' is unknown{suggest(value, list(known))}")
-    check_groups(spec, stage)
+    check_dataclass(spec, f"stages.{stage}")
     accumulation(spec, stage)
+    if spec.lora is not None:
+        require_peft(f"stages.{stage}.lora")
     if spec.deepspeed is not None:
         _check_deepspeed(spec.deepspeed, f"stages.{stage}.deepspeed")
     objective_of(spec, stage).check(spec, stage)

@@ -15,7 +15,7 @@ from proxyv.files import CHECKOUT
 from proxyv.model.build import build_model
 from proxyv.model.image_processing import PAPER_GRID
 from proxyv.model.modeling import MODULE_GROUPS, ProxyVForConditionalGeneration
-from proxyv.schema import read_yaml
+from proxyv.yaml_files import read_yaml
 
 CONFIGS = CHECKOUT / "configs"
 RECIPES = sorted(p for room in ("recipes", "ablations") for p in (CONFIGS / room).rglob("*.yaml"))

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from transformers import PreTrainedConfig
 
+from proxyv.domains import Count
 from proxyv.errors import FieldError, UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.method import Method
@@ -27,13 +28,13 @@ class KeepSome(Method):
 
     keeps_grid: ClassVar[bool] = False
 
-    tokens: int = 64  # as many as VisionZip's default leaves
+    tokens: Count = 64  # as many as VisionZip's default leaves
 
     def tokens_per_crop(self, tokens: int) -> int:
         return self.tokens
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
-        if not 1 <= self.tokens <= tokens:
+        if self.tokens > tokens:
             raise FieldError("tokens", f"{self.tokens} must lie between 1 and the {tokens} vision tokens of a crop")
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
+from proxyv.domains import Size
 from proxyv.errors import FieldError, UserError
 from proxyv.model.attention import Tables, attend, mask_for, masked_back_end, rotary_tables
 from proxyv.model.configuration import ProxyVConfig
@@ -32,7 +33,7 @@ from proxyv.model.rows import pack_left
 class TextQueryMethod(Method):
     """From `start_layer` on (counted from 0), vision tokens are no queries."""
 
-    start_layer: int = 12
+    start_layer: Size = 12
 
     def mixin(self) -> type[TextQueryLayer]:
         """What stands in front of the LLM's decoder layers."""
@@ -60,13 +61,13 @@ class TextQueryMethod(Method):
 def check_start_layer(start_layer: int, text_config: PreTrainedConfig) -> None:
     """Raise UserError where `method.start_layer` is no layer of the LLM."""
     layers = text_config.num_hidden_layers
-    if not 0 <= start_layer < layers:
+    if start_layer >= layers:
         raise FieldError("start_layer", f"{start_layer} is not a layer of the LLM; use 0 to {layers - 1}")
 
 
 def check_hidden_ratio(hidden_ratio: int, text_config: PreTrainedConfig) -> None:
     """Raise UserError where `method.hidden_ratio` does not divide the LLM's width."""
-    if hidden_ratio < 1 or text_config.hidden_size % hidden_ratio:
+    if text_config.hidden_size % hidden_ratio:
         raise FieldError(
             "hidden_ratio", f"{hidden_ratio} does not divide the LLM's width {text_config.hidden_size}; use a divisor"
         )

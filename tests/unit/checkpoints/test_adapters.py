@@ -52,10 +52,10 @@ def test_fields_are_read_from_yaml_and_kept(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(rank=0), "stages.s.lora.rank: 0 is too small"),
-        (dict(dropout=1.0), "stages.s.lora.dropout: 1.0"),
-        (dict(targets=[]), r"stages.s.lora.targets: \[\]; write all-linear, or a list"),
-        (dict(targets=3), "stages.s.lora.targets: 3"),
+        (dict(rank=0), "stages.s.lora.rank: must be at least 1, found 0"),
+        (dict(dropout=1.0), "stages.s.lora.dropout: must be less than 1, found 1.0"),
+        (dict(targets=[]), r"stages.s.lora.targets: must have at least 1 item, found \[\]"),
+        (dict(targets=3), "stages.s.lora.targets: must be a list, found 3"),
     ],
 )
 def test_wrong_fields_are_named(tmp_path, fields, message):
@@ -69,12 +69,12 @@ def test_missing_peft_is_said_in_one_line(tmp_path, monkeypatch):
         train(page_recipe(tmp_path, s=lora_stage()))
 
 
-def adapted(targets="all-linear", train_groups=(*OURS, "llm"), family="llama"):
+def adapted(targets=("all-linear",), train_groups=(*OURS, "llm"), family="llama"):
     """A tiny model with adapters, its stage, and the names of the layers that have one."""
     pytest.importorskip("peft")
     model, _ = tiny_model(family, method=PROXYV)
     spec = lora_stage(train=train_groups)
-    spec.lora.targets = targets
+    spec.lora.targets = list(targets)
     adapt(model, spec, "s", "somewhere", "anywhere")
     return model, spec, {name.split(".lora_")[0] for name in adapter_parameters(model)}
 

@@ -199,7 +199,7 @@ def test_a_training_free_recipe_is_evaluated_from_its_start(tmp_path):
         (dict(batch_size=0), "batch_size: 0 is too small"),
         (dict(overrides=["seed=3"]), "seed: a sweep sets it itself, by --seeds"),
         (dict(overrides=["suite=null"]), "one: suite: the recipe names none; add --suite NAME"),
-        (dict(overrides=["method.start_layr=1"]), "one.yaml: method 'full': unknown key 'start_layr'"),
+        (dict(overrides=["method.start_layr=1"]), "one.yaml: unknown key 'method.start_layr'"),
         (dict(paths=["recipes", "recipes/one.yaml"]), "name: 'one' cannot name a folder, two recipes have it"),
         (dict(paths=["."]), "holds no recipe"),
         (dict(paths=["gone.yaml"]), "gone.yaml: no such file"),

@@ -109,10 +109,10 @@ def test_every_layer_keeps_as_many_rows_as_the_fields_say(method, tokens):
 @pytest.mark.parametrize(
     "method, message",
     [
-        ({"name": "random", "tokens": 0}, "method.tokens: 0 must lie between 1 and the 16"),
+        ({"name": "random", "tokens": 0}, "method.tokens: must be at least 1, found 0"),
         ({"name": "uniform", "tokens": 17}, "method.tokens: 17 must lie between 1 and the 16"),
         ({"name": "smaller_image", "pool": 3}, "method.pool: 3 does not divide the 4 × 4"),
-        ({"name": "smaller_image", "max_crops": 0}, "method.max_crops: 0 leaves no image"),
+        ({"name": "smaller_image", "max_crops": 0}, "method.max_crops: must be at least 1, found 0"),
     ],
 )
 def test_fields_that_do_not_fit(method, message):

@@ -116,8 +116,8 @@ def test_every_layer_keeps_what_the_images_have_left():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"fixed_ratio": 0.0}, "method.fixed_ratio: 0.0 must"),
-        ({"fixed_ratio": 1.5}, "method.fixed_ratio: 1.5 must"),
+        ({"fixed_ratio": 0.0}, "method.fixed_ratio: must be greater than 0, found 0.0"),
+        ({"fixed_ratio": 1.5}, "method.fixed_ratio: must be at most 1, found 1.5"),
         ({"neighbours": 16}, "method.neighbours: 16 must lie between 0 and 15"),
     ],
 )

@@ -72,11 +72,11 @@ def test_published_size():
     "fields, message",
     [
         ({"window": 3}, "method.window: 3"),
-        ({"window": 0}, "method.window: 0"),
+        ({"window": 0}, "method.window: must be at least 1, found 0"),
         ({"fuse_layers": [-2, 21]}, "method.fuse_layers: 21"),
         ({"fuse_layers": [-5]}, "method.fuse_layers: -5"),
         ({"fuse_layers": []}, "method.fuse_layers"),
-        ({"inner_ratio": 0}, "method.inner_ratio: 0"),
+        ({"inner_ratio": 0}, "method.inner_ratio: must be at least 1, found 0"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields, message):

@@ -59,8 +59,8 @@ def test_every_layer_keeps_as_many_rows_as_the_fields_say():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"dominant": 0}, "method.dominant: 0 must"),
-        ({"contextual": 0}, "method.contextual: 0 must"),
+        ({"dominant": 0}, "method.dominant: must be at least 1, found 0"),
+        ({"contextual": 0}, "method.contextual: must be at least 1, found 0"),
         ({"dominant": 15, "contextual": 2}, "more than the 16 of a crop"),
     ],
 )

@@ -114,7 +114,7 @@ def test_the_same_tokens_every_time():
     [
         ({"codes": 17}, "method.codes: 17"),
         ({"codes": 1}, "method.codes: 1"),
-        ({"iterations": -1}, "method.iterations: -1"),
+        ({"iterations": -1}, "method.iterations: must be at least 0, found -1"),
         ({"heads": 3}, "method.heads: 3"),
     ],
 )

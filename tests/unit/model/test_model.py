@@ -212,7 +212,7 @@ def test_forward_is_reentrant():
         ({"start_layer": 3}, "method.start_layer: 3 is not a layer of the LLM; use 0 to 2"),
         ({"downsample": 3}, "method.downsample: 3 does not divide the 4 × 4 vision tokens"),
         ({"hidden_ratio": 5}, "method.hidden_ratio: 5 does not divide"),
-        ({"start_layr": 1}, "unknown key 'start_layr'; did you mean 'start_layer'?"),
+        ({"start_layr": 1}, "unknown key 'method.start_layr'; did you mean 'start_layer'?"),
         ({"name": "proxiv"}, "unknown method.name 'proxiv'; did you mean 'proxyv'?"),
     ],
 )

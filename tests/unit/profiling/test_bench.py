@@ -295,7 +295,7 @@ def test_recipes_from_words(tmp_path):
         (["full"], "'full': a recipe file must come first"),
         ([words[0], words[0]], "two recipes are called 'pyramid'"),
         ([words[0], "{name: random"], "'{name: random': not a YAML mapping"),
-        ([words[0], "{name: random, token: 4}"], "unknown key 'token'; did you mean 'tokens'"),
+        ([words[0], "{name: random, token: 4}"], "unknown key 'method.token'; did you mean 'tokens'"),
         ([words[0], "{tokens: 4}"], "unknown method.name 'None'"),
         ([words[0], "fool"], "fool: no such file"),
     ):
