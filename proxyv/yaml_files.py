@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from proxyv.errors import UserError
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Far above any recipe. Aliases count as often as they are used: a few lines of them can stand for billions of values.
 MOST_BYTES, MOST_VALUES, DEEPEST = 1_000_000, 100_000, 40
 
@@ -28,15 +29,10 @@ def read_yaml(path: str | Path) -> DictConfig:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path}: larger than {MOST_BYTES // 1_000_000} MB; give a YAML file of fields")
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if not isinstance(root, yaml.MappingNode | None):
-            raise UserError(f"{path}: must hold a mapping of fields, found none")
-        _expanded(root, {}, ())
+        _check_size(text)
         loaded = OmegaConf.load(io.StringIO(text))
     except UserError:
         raise
-    except RecursionError as error:
-        raise UserError(f"{path}: not valid YAML: values nest more than {DEEPEST} deep") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except Exception as error:  # the YAML library has several error classes, none of them public
@@ -44,19 +40,31 @@ def read_yaml(path: str | Path) -> DictConfig:
     return cast(DictConfig, loaded)
 
 
-def _expanded(node: yaml.Node | None, known: dict[int, int], above: tuple[int, ...]) -> int:
-    """The number of values in a node, aliases written out. Raises ValueError where there are too many, they nest too
-    deep, or an alias lies in what it stands for."""
-    if node is None:
-        return 0
+def _check_size(text: str) -> None:
+    """Raise ValueError where there is no mapping, or one of more or deeper values than anybody writes, aliases written
+    out."""
+    depth = 0
+    for event in yaml.parse(text, Loader=LOADER):  # first, because what follows goes down as deep as the values
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"values nest more than {DEEPEST} deep{event.start_mark}")
+    root = yaml.compose(text, Loader=LOADER)
+    if root is not None:
+        if not isinstance(root, yaml.MappingNode):
+            raise ValueError("must hold a mapping of fields")
+        _expanded(root, {}, frozenset())
+
+
+def _expanded(node: yaml.Node, known: dict[int, tuple[int, int]], above: frozenset[int]) -> tuple[int, int]:
+    """How many values a node stands for, and how deep they nest; raises ValueError as `_check_size`."""
     if id(node) in above:
-        raise ValueError(f"an alias stands within its own anchor ({node.start_mark})")
-    if len(above) > DEEPEST:
-        raise ValueError(f"values nest more than {DEEPEST} deep ({node.start_mark})")
+        raise ValueError(f"an alias stands within its own anchor{node.start_mark}")
     if id(node) not in known:
         inner = node.value if isinstance(node, yaml.CollectionNode) else ()
         children = [child for item in inner for child in (item if isinstance(item, tuple) else (item,))]
-        known[id(node)] = 1 + sum(_expanded(child, known, (*above, id(node))) for child in children)
-    if known[id(node)] > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES} values ({node.start_mark})")
+        found = [_expanded(child, known, above | {id(node)}) for child in children]
+        values, depth = 1 + sum(values for values, _ in found), 1 + max((depth for _, depth in found), default=0)
+        if values > MOST_VALUES or depth > DEEPEST + 1:
+            raise ValueError(f"more than {MOST_VALUES} values, or more than {DEEPEST} deep{node.start_mark}")
+        known[id(node)] = values, depth
     return known[id(node)]

@@ -34,10 +34,13 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
 )
 
+ALIASES = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 500))
+
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (ALIASES, "40 deep"),
         ("name: [", "not valid YAML"),
         ("name:\t- a\n\t- b", "not valid YAML"),
         ("seed: 1\nseed: 2", "duplicate key seed"),
