@@ -21,12 +21,19 @@ METHODS = (
 
 
 # What only some families have: heads that do not add up to the width, a partial rotary embedding, a window that is
-# shorter than an image's rows and must not matter.
+# shorter than an image's rows and must not matter, multipliers, caps on scores and logits, layers without rotary.
 SPECIAL = {
     "qwen3": {"head_dim": 16},
     "mistral": {"head_dim": 16, "sliding_window": 8},
     "phi3": {"partial_rotary_factor": 0.5, "sliding_window": 8, "original_max_position_embeddings": 4096},
+    "granite": {
+        **{"residual_multiplier": 0.4, "attention_multiplier": 0.2},
+        **{"embedding_multiplier": 3.0, "logits_scaling": 2.0},
+    },
+    "gemma2": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0},
+    "smollm3": {"no_rope_layer_interval": 2},
 }
+CAPPED = ("gemma2",)  # their scores are capped, which sdpa cannot do
 
 
 def tiny_recipe(family="llama", method=None, **fields):
@@ -61,7 +68,7 @@ def tiny_recipe(family="llama", method=None, **fields):
         llm=LLMSpec(config=text, tokenizer="characters", chat_template="characters"),
         vision=VisionSpec(config=tower, feature_layer=-2),
         method=dict(method or METHODS[0]),
-        **fields,
+        **({"attention": "eager"} if family in CAPPED else {}) | fields,
     )
 
 

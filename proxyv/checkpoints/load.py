@@ -35,7 +35,7 @@ def load_for_evaluation(
     path: str | Path,
     device: str | None = None,
     dtype: str = "auto",
-    attention: str = "sdpa",
+    attention: str | None = None,
     load_in: str | None = None,
 ) -> Loaded:
     """Load the model of a run folder, of a model folder, or of an adapter folder.
@@ -43,12 +43,14 @@ def load_for_evaluation(
     Args:
         device: default: cuda where there is one, else cpu.
         dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
+        attention: a back-end; None: sdpa, or eager where the LLM caps its scores.
         load_in: "8bit" or "4bit": quantise the LLM's layers, and nothing else; None: do not.
 
     Raises UserError where there is no model, or the weights do not fit.
     """
     precision = AUTO if dtype == AUTO else find_dtype(dtype, also=[AUTO])
-    require_back_end(attention)
+    if attention is not None:
+        require_back_end(attention)
     folder = find_model(path)
     run = run_of(folder) or folder
     place, options = device or default_device(), {"dtype": precision, "attn_implementation": attention}

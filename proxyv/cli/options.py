@@ -43,7 +43,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="run folder or model folder")
     parser.add_argument("--device", help="cpu, cuda, … (default: cuda where there is one)")
     parser.add_argument("--dtype", help="auto (as saved), float32, bfloat16 or float16")
-    parser.add_argument("--attention", help="attention back-end: sdpa or eager")
+    parser.add_argument("--attention", help="attention back-end (default: sdpa, or eager where sdpa cannot)")
     parser.add_argument("--load_in", help="8bit or 4bit: quantise the LLM by bitsandbytes (default: do not)")
 
 

@@ -23,7 +23,7 @@ from proxyv.errors import UserError
 from proxyv.methods.shared.text_queries import check_start_layer
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.configuration import ProxyVConfig
-from proxyv.model.families import family_of, mix_into_layers
+from proxyv.model.families import mix_into_layers
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Plan
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -39,7 +39,6 @@ class MaskAttention(Method):
     start_layer: Size = 16
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
-        family_of(config.text_config)
         check_start_layer(self.start_layer, config.text_config)
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:

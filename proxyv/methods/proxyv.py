@@ -25,7 +25,7 @@ from proxyv.errors import FieldError, UserError
 from proxyv.methods.shared.guided_update import GuidedUpdate
 from proxyv.methods.shared.proxy_rows import ProxyPlan, Visibility, make_proxy_plan
 from proxyv.methods.shared.text_queries import TextQueryLayer, TextQueryMethod, check_hidden_ratio
-from proxyv.model.attention import masked_back_end
+from proxyv.model.attention import back_end_of
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -68,7 +68,7 @@ class ProxyMethod(TextQueryMethod):
         llm = model.language_model
         visibility = Visibility(self.proxies_see_vision, self.text_sees_proxies)
         proxies = self.proxies_per_crop(layout.vision_rows.shape[1])
-        back_end = masked_back_end(llm.config._attn_implementation)
+        back_end = back_end_of(llm.config)
         return make_proxy_plan(layout, proxies, visibility, llm.model.rotary_emb, back_end, embeddings)
 
 

@@ -26,7 +26,7 @@ from proxyv.errors import FieldError
 from proxyv.methods.shared.row_subset import RowSubset, all_rows
 from proxyv.methods.shared.subset_layer import SubsetLayer, SubsetPlan, check_row_order
 from proxyv.model.configuration import ProxyVConfig
-from proxyv.model.families import family_of, mix_into_layers
+from proxyv.model.families import mix_into_layers
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Selection
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -57,7 +57,6 @@ class VideoLLMMoD(Method):
         return range(first, layers, step)
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
-        family_of(config.text_config)
         check_row_order(config, self.name)
         layers = config.text_config.num_hidden_layers
         if not self.chosen(layers):

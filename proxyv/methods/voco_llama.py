@@ -27,8 +27,7 @@ from proxyv.errors import UserError
 from proxyv.methods.mask_attention import MaskedLayer, MaskPlan
 from proxyv.model.attention import BACK_ENDS, mask_for
 from proxyv.model.cache import CachedRows, set_cached_rows
-from proxyv.model.configuration import ProxyVConfig
-from proxyv.model.families import family_of, mix_into_layers
+from proxyv.model.families import mix_into_layers
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -46,9 +45,6 @@ class VoCoLLaMA(Method):
     text_reads_newlines: ClassVar[bool] = False
 
     tokens: Count = 1
-
-    def check(self, config: ProxyVConfig, tokens: int) -> None:
-        family_of(config.text_config)
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model

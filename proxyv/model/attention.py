@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available, is_kernels_available
 
 from proxyv.errors import UserError
-from proxyv.model.families import eager_attention_forward
+from proxyv.model.families import eager_attention_forward, family_of
 
 # Back-ends that take any visibility.
 BACK_ENDS = ("eager", "sdpa")
@@ -47,6 +48,19 @@ def masked_back_end(back_end: str) -> str:
     raise UserError(
         f"attention: '{back_end}' is unknown; use {', '.join(BACK_ENDS)}, flex_attention or flash_attention_2"
     )
+
+
+def back_end_of(config: PreTrainedConfig) -> str:
+    """The back-end that attends with a given visibility in an LLM of this configuration; see `masked_back_end`."""
+    back_end = masked_back_end(config._attn_implementation)
+    return back_end if family_of(config).score_cap is None else "eager"  # sdpa takes no cap
+
+
+def check_back_end(back_end: str | None, text_config: PreTrainedConfig) -> None:
+    """Raise UserError where a back-end cannot run an LLM of this configuration. None: transformers chooses one that
+    can."""
+    if back_end == "sdpa" and family_of(text_config).score_cap is not None:
+        raise UserError(f"attention: 'sdpa' cannot cap scores, as {text_config.model_type} does; use eager")
 
 
 def require_back_end(back_end: str) -> None:
@@ -91,11 +105,10 @@ def attend(
 
     Returns (B, Q, H · head size), before the output projection.
     """
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(
-        masked_back_end(attention.config._attn_implementation), eager_attention_forward
-    )
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(back_end_of(attention.config), eager_attention_forward)
+    cap = family_of(attention.config).cap_of_scores(attention)
     dropout = attention.attention_dropout if attention.training else 0.0
     output: torch.Tensor = function(
-        attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling, is_causal=False
+        attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling, softcap=cap, is_causal=False
     )[0]  # (B, Q, H, head size)
     return output.flatten(2)

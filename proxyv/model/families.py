@@ -1,10 +1,10 @@
 """What differs between LLM families, and nothing else.
 
-A family is Hugging Face's own decoder layer class plus how queries, keys and values come out of its attention
-block. A method puts its mixin in front of the family's layer class (`layer_class`), so parameter names, cache,
-`generate` and checkpointing stay Hugging Face's own. InternLM2.5 is no family: its weights convert to Llama's.
-
-Letters as in `proxyv.model`.
+A method puts its mixin in front of Hugging Face's own decoder layers (`mix_into_layers`), so parameter names, cache,
+`generate` and checkpointing stay Hugging Face's own. Where it takes some rows only through a layer, it needs to know
+how the family's layers do it: that is a `Family`, made of the parts in blocks.py. What a family computes for text is
+held to Hugging Face's own LLM by tests/contract/test_families.py, with every field of its configuration away from its
+default. InternLM2.5 is no family: its weights convert to Llama's.
 """
 
 from __future__ import annotations
@@ -17,71 +17,81 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, eager_attention_forward, rotate_half
-from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
-from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+# The same as every other family's, but for a cap on scores.
+from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
 from proxyv.errors import UserError, suggest
+from proxyv.model.blocks import Block, Heads, SelectQueries, capped, fused, normed, normed_whole, plain, rotate, scaled
 
 __all__ = [
     "FAMILIES",
     "Family",
+    "check_family",
     "drop_sliding_window",
     "eager_attention_forward",
     "family_of",
     "layer_class",
     "mix_into_layers",
-    "rotate",
 ]
-
-SelectQueries = Callable[[torch.Tensor], torch.Tensor]  # rows (B, K, …) → those that are queries (B, Q, …)
-Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # q (B, H, Q, head size), k and v (B, G, K, head size)
 
 
 @dataclass(frozen=True)
 class Family:
-    """One LLM architecture. `project_qkv` takes its attention module, normed rows (B, K, D) and which of them are
-    queries; it returns `Heads` before rotary."""
+    """One LLM architecture; the defaults are Llama's."""
 
-    layer: Any  # Hugging Face's decoder layer class
-    project_qkv: Callable[[Any, torch.Tensor, SelectQueries], Heads]
+    # Attention module, rows as `block.enter_attention` gives them (B, K, D), which are queries → heads before rotary.
+    project_qkv: Callable[[Any, torch.Tensor, SelectQueries], Heads] = plain
+    block: Block = Block()
+    # Configuration, what the output head says (…, V) → logits (…, V).
+    logits: Callable[[Any, torch.Tensor], torch.Tensor] = lambda config, logits: logits
+    score_cap: str | None = None  # field of the configuration: scores of attention lie below it
+    rotary_switch: str | None = None  # attribute of the attention module: whether it turns queries and keys
+    makes_window_masks: bool = False  # whether or not a layer has a window, so there must be one
 
+    def rotate(self, attention: Any, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Rotary embedding of queries or keys, where this layer has one; see `blocks.rotate`."""
+        turns = self.rotary_switch is None or getattr(attention, self.rotary_switch)
+        return rotate(heads, cos, sin) if turns else heads
 
-def separate(attention: Any, rows: torch.Tensor, select: SelectQueries) -> Heads:
-    """One projection each; queries are computed for the chosen rows only. rows (B, K, D) → `Heads`."""
-    query, key, value = attention.q_proj(select(rows)), attention.k_proj(rows), attention.v_proj(rows)
-    return _split(attention, query), _split(attention, key), _split(attention, value)
-
-
-def normed(attention: Any, rows: torch.Tensor, select: SelectQueries) -> Heads:
-    """As `separate`, then each head of queries and keys through a norm. rows (B, K, D) → `Heads`."""
-    query, key, value = separate(attention, rows, select)
-    return attention.q_norm(query), attention.k_norm(key), value
-
-
-def fused(attention: Any, rows: torch.Tensor, select: SelectQueries) -> Heads:
-    """One projection for all three. It is called as a whole, for adapters and sharded weights, so queries are computed
-    for all rows and chosen after, as in the authors' code. rows (B, K, D) → `Heads`."""
-    config, size = attention.config, attention.head_dim
-    sizes = [config.num_attention_heads * size, config.num_key_value_heads * size, config.num_key_value_heads * size]
-    query, key, value = attention.qkv_proj(rows).split(sizes, -1)
-    return _split(attention, select(query)), _split(attention, key), _split(attention, value)
-
-
-def _split(attention: Any, rows: torch.Tensor) -> torch.Tensor:
-    """(B, rows, heads · head size) → (B, heads, rows, head size)."""
-    heads: torch.Tensor = rows.unflatten(-1, (-1, attention.head_dim))
-    return heads.transpose(1, 2)
+    def cap_of_scores(self, attention: Any) -> float | None:
+        """The number c, where this attention takes c · tanh(score / c) for a score."""
+        return None if self.score_cap is None else getattr(attention.config, self.score_cap)
 
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family(LlamaDecoderLayer, separate),  # Vicuna, Llama 2 and 3, SmolLM, converted InternLM2.5
-    "qwen2": Family(Qwen2DecoderLayer, separate),  # Qwen2 and Qwen2.5: biases in q, k, v
-    "qwen3": Family(Qwen3DecoderLayer, normed),
-    "mistral": Family(MistralDecoderLayer, separate),
-    "phi3": Family(Phi3DecoderLayer, fused),
+    "llama": Family(),  # Vicuna, Llama 2 and 3, SmolLM, converted InternLM2.5
+    "qwen2": Family(),  # Qwen2 and Qwen2.5: biases in q, k, v
+    "qwen3": Family(normed),
+    "mistral": Family(),
+    "phi3": Family(fused, Block(after_attention="resid_attn_dropout", after_ffn="resid_mlp_dropout")),
+    "granite": Family(block=Block(scale="residual_multiplier"), logits=scaled),
+    "gemma2": Family(
+        block=Block(
+            after_attention="post_attention_layernorm",
+            before_ffn="pre_feedforward_layernorm",
+            after_ffn="post_feedforward_layernorm",
+        ),
+        logits=capped,
+        score_cap="attn_logit_softcapping",
+        makes_window_masks=True,
+    ),
+    "olmo2": Family(
+        normed_whole,
+        Block(
+            before_attention=None,
+            after_attention="post_attention_layernorm",
+            before_ffn=None,
+            after_ffn="post_feedforward_layernorm",
+        ),
+    ),
+    "smollm3": Family(rotary_switch="use_rope"),
+}
+
+# Why some others are none.
+UNFIT = {
+    "gemma3_text": "most of its layers see the last 512 or 1024 rows, fewer than an image has, and turn by tables of "
+    "their own; use gemma2",
 }
 
 
@@ -89,9 +99,17 @@ def family_of(text_config: PreTrainedConfig) -> Family:
     """The family of an LLM configuration. Raises UserError naming what is supported."""
     family = FAMILIES.get(text_config.model_type)
     if family is None:
-        hint = suggest(text_config.model_type, FAMILIES)
+        why = UNFIT.get(text_config.model_type)
+        hint = suggest(text_config.model_type, FAMILIES) if why is None else f": {why}"
         raise UserError(f"llm.config.model_type: '{text_config.model_type}' is not a supported family{hint}")
     return family
+
+
+def check_family(text_config: PreTrainedConfig) -> None:
+    """Raise UserError for an LLM of no supported family, or one that fits no method."""
+    family_of(text_config)
+    if getattr(text_config, "use_bidirectional_attention", None):
+        raise UserError("llm.config.use_bidirectional_attention: rows would see later rows; leave it out")
 
 
 def drop_sliding_window(text_config: PreTrainedConfig) -> None:
@@ -101,37 +119,20 @@ def drop_sliding_window(text_config: PreTrainedConfig) -> None:
     question behind it; the authors' code ignores it in training, so the released weights expect it gone.
     """
     if getattr(text_config, "sliding_window", None) is not None:
-        text_config.sliding_window = None
+        family = FAMILIES.get(text_config.model_type, Family())
+        # One that no prompt reaches, where there must be one; no layer looks at it.
+        text_config.sliding_window = text_config.max_position_embeddings if family.makes_window_masks else None
     if getattr(text_config, "layer_types", None) is not None:
         text_config.layer_types = ["full_attention"] * text_config.num_hidden_layers
 
 
-def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of queries or keys.
-
-    Args:
-        heads: (B, heads, rows, head size).
-        cos, sin: (B, rows, rotary size), at most the head size; the rest of a head passes as it is.
-
-    Returns (B, heads, rows, head size).
-    """
-    cos, sin = cos[:, None], sin[:, None]
-    turning, still = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
-    turned = turning * cos + rotate_half(turning) * sin
-    return torch.cat([turned, still], -1) if still.shape[-1] else turned
-
-
 def mix_into_layers(llm: PreTrainedModel, mixin: Any, layers: Iterable[int]) -> list[tuple[int, Any]]:
-    """Put a mixin in front of some of an LLM's decoder layers, in place; returns their (index, layer).
-
-    Raises UserError for an LLM of no supported family.
-    """
-    mixed = layer_class(mixin, family_of(llm.config).layer)
-    # Sharding and device placement must keep these layers whole, like the parent class.
-    llm._no_split_modules = {*(llm._no_split_modules or ()), mixed.__name__}
+    """Put a mixin in front of some of an LLM's decoder layers, in place; returns their (index, layer)."""
     found = [(index, cast(nn.ModuleList, llm.model.layers)[index]) for index in layers]
     for _, layer in found:
-        layer.__class__ = mixed
+        layer.__class__ = layer_class(mixin, cast(Any, type(layer)))
+        # Sharding and device placement must keep these layers whole, like the parent class.
+        llm._no_split_modules = {*(llm._no_split_modules or ()), type(layer).__name__}
     return found
 
 

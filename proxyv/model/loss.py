@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -9,12 +11,15 @@ from proxyv.constants import IGNORE_INDEX
 
 
 def supervised_loss(
-    head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None
+    head: Callable[[torch.Tensor], torch.Tensor],
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    num_items: torch.Tensor | int | None,
 ) -> torch.Tensor:
     """Mean cross entropy over the supervised next tokens, logits in float32 and only where needed.
 
     Args:
-        head: D → V.
+        head: (…, D) → (…, V).
         hidden: (B, L, D), the LLM's last hidden states.
         labels: (B, L) int64, −100 where not supervised; row i + 1 is what row i predicts.
         num_items: divide by this instead of the number of supervised tokens here.

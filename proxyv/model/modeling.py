@@ -229,7 +229,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
             hidden, labels = outputs.last_hidden_state, cast(torch.Tensor, inputs.labels)
             if inputs.plan is not None:
                 labels = inputs.plan.remaining(labels.to(hidden.device), fill=IGNORE_INDEX)
-            losses.append(supervised_loss(self.get_output_embeddings(), hidden, labels, num_items))
+            losses.append(supervised_loss(self.head, hidden, labels, num_items))
         return ProxyVOutput(loss=torch.stack(losses).mean(), past_key_values=outputs.past_key_values)
 
     def _logits(
@@ -241,7 +241,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
         if states is not None:  # proxies ride behind the rows
             states = tuple(state[:, : inputs.embeddings.shape[1]] for state in states)
         return ProxyVOutput(
-            logits=self.get_output_embeddings()(outputs.last_hidden_state[:, rows]),
+            logits=self.head(outputs.last_hidden_state[:, rows]),
             past_key_values=outputs.past_key_values,
             hidden_states=states,
             attentions=outputs.attentions,

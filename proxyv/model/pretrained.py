@@ -10,7 +10,9 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, initi
 from transformers.models.clip import modeling_clip
 
 from proxyv.errors import UserError
+from proxyv.model.attention import check_back_end
 from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.families import check_family, family_of
 from proxyv.model.vision import Projector, TowerView
 
 # Older transformers nest a tower's weights below `vision_model`; newer ones save them without, and read both.
@@ -39,6 +41,8 @@ class ProxyVPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: ProxyVConfig):
         super().__init__(config)
+        check_family(config.text_config)
+        check_back_end(config.text_config._attn_implementation, config.text_config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.projector = Projector(config.vision_config.hidden_size, config.text_config.hidden_size)
         self.image_newline = nn.Parameter(torch.zeros(config.text_config.hidden_size))
@@ -59,6 +63,11 @@ class ProxyVPreTrainedModel(PreTrainedModel):
             raise UserError(f"{path}: the weights do not fit the configuration: {listed}")
         return (model, info) if wants_info else model
 
+    def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
+        """Hugging Face's own. Raises UserError for a back-end that cannot run the LLM."""
+        check_back_end(attn_implementation, self.config.text_config)
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+
     def view(self, pixel_values: torch.Tensor) -> TowerView:
         """One pass of the tower over normalised crops (C, 3, S, S), of any float dtype and on any device."""
         weight = self.projector.up.weight
@@ -78,6 +87,11 @@ class ProxyVPreTrainedModel(PreTrainedModel):
 
     def get_output_embeddings(self) -> Any:
         return self.language_model.get_output_embeddings()
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The LLM's last hidden states (…, D) → logits (…, V), as its own forward makes them."""
+        logits: torch.Tensor = self.get_output_embeddings()(hidden)
+        return family_of(self.config.text_config).logits(self.config.text_config, logits)
 
     def get_decoder(self) -> nn.Module:
         decoder: nn.Module = self.language_model.model

@@ -14,9 +14,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 FAMILY = """
-from transformers.models.arcee.modeling_arcee import ArceeDecoderLayer
 
-FAMILIES["arcee"] = Family(ArceeDecoderLayer, separate)
+FAMILIES["arcee"] = Family()
 """
 LLM = """
 llm:
@@ -100,9 +99,8 @@ ADDED = {
 
 
 @pytest.fixture(scope="module")
-def passed(repo, tmp_path_factory):
-    """Everything above added to a copy of the checkout, and its tests run there once; call it with words: how many
-    tests with these words in their names passed, by file."""
+def checkout(repo, tmp_path_factory):
+    """A copy of the checkout with everything above added."""
     folder = tmp_path_factory.mktemp("checkout")
     ignored = shutil.ignore_patterns("__pycache__", "golden")
     for part in ("proxyv", "configs", "eval", "tests"):
@@ -111,15 +109,23 @@ def passed(repo, tmp_path_factory):
     for path, text in ADDED.items():
         with (folder / path).open("a", encoding="utf-8") as file:
             file.write(text)
+    return folder
+
+
+def run_tests(checkout, *arguments):
+    command = [sys.executable, "-m", "pytest", *arguments, "-p", "no:xdist", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def passed(checkout):
+    """The tests of what was added, run once; call it with words: how many tests with these words in their names
+    passed, by file."""
     files = ["unit/model/test_model.py", "unit/model/test_inference.py"]
-    files += [f"contract/test_{name}.py" for name in ("support", "configs", "benchmarks", "readers")]
+    files += [f"contract/test_{name}.py" for name in ("families", "support", "configs", "benchmarks", "readers")]
     words = "(arcee and not flex) or afm-4.5b or menus or tiny-uniform-9 or tsv"
-    command = [sys.executable, "-m", "pytest", *(f"tests/{file}" for file in files), "-k", words, "-v"]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    options = ["-p", "no:xdist", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, *options], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
-    )
+    done = run_tests(checkout, *(f"tests/{file}" for file in files), "-k", words, "-v")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     names = re.findall(r"^tests/(\S+\.py)::(.*) PASSED", done.stdout, re.M)
     return lambda *words: Counter(file for file, name in names if any(word in name for word in words))
@@ -130,6 +136,17 @@ def test_family(passed):
     counts = passed("arcee", "llm/afm-4.5b.yaml")
     assert counts["unit/model/test_model.py"] >= 10 and counts["unit/model/test_inference.py"] >= 1
     assert counts["contract/test_support.py"] == 6 and counts["contract/test_configs.py"] == 1
+    assert counts["contract/test_families.py"] >= 6
+
+
+def test_a_family_whose_parts_are_not_stated_fails(checkout):
+    """As if Granite's layers were Llama's: its residual multiplier is not said."""
+    with (checkout / "proxyv/model/families.py").open("a", encoding="utf-8") as file:
+        file.write('\nFAMILIES["granite"] = Family(logits=scaled)\n')
+    case = "tests/contract/test_families.py::test_every_method_with_all_fields_at_once[granite]"
+    done = run_tests(checkout, case, "-q")
+    assert done.returncode == 1
+    assert re.search(r"granite, \w+: not what Hugging Face's own LLM computes; does the family's entry", done.stdout)
 
 
 def test_benchmark(passed):

@@ -45,7 +45,6 @@ class DroppingMethod(Method):
         return round(tokens * share)
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
-        family_of(config.text_config)
         check_row_order(config, self.name)
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from proxyv.model.families import Family, rotate
+from proxyv.model.families import Family
 from proxyv.model.layout import Layout
 from proxyv.model.rows import count_positions, gather_rows, pack_left
 
@@ -197,17 +197,18 @@ def received_attention(
     attention, ranking = layer.self_attn, rows.ranking_places
     cos, sin = tables
     if key is None:
-        query, key, _ = family.project_qkv(
-            attention, layer.input_layernorm(hidden), lambda normed: gather_rows(normed, ranking)
-        )
-        key = rotate(key, cos, sin)
+        entering = family.block.enter_attention(layer, hidden)
+        query, key, _ = family.project_qkv(attention, entering, lambda rows: gather_rows(rows, ranking))
+        key = family.rotate(attention, key, cos, sin)
     else:
-        query, _, _ = family.project_qkv(
-            attention, layer.input_layernorm(gather_rows(hidden, ranking)), lambda normed: normed
-        )
-    query = rotate(query, gather_rows(cos, ranking), gather_rows(sin, ranking))
+        entering = family.block.enter_attention(layer, gather_rows(hidden, ranking))
+        query, _, _ = family.project_qkv(attention, entering, lambda rows: rows)
+    query = family.rotate(attention, query, gather_rows(cos, ranking), gather_rows(sin, ranking))
     groups = query.shape[1] // key.shape[1]
     scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * attention.scaling  # (B, H, R, L')
+    cap = family.cap_of_scores(attention)
+    if cap is not None:
+        scores = torch.tanh(scores / cap) * cap
     seen = torch.arange(hidden.shape[1], device=hidden.device) <= ranking[:, :, None]
     seen = seen & rows.valid[:, None]
     weights = scores.float().masked_fill(~seen[:, None], torch.finfo(torch.float32).min).softmax(-1).mean(1)

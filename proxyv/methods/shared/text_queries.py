@@ -17,10 +17,10 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from proxyv.domains import Size
-from proxyv.errors import FieldError, UserError
-from proxyv.model.attention import Tables, attend, mask_for, masked_back_end, rotary_tables
+from proxyv.errors import FieldError
+from proxyv.model.attention import Tables, attend, back_end_of, mask_for, rotary_tables
 from proxyv.model.configuration import ProxyVConfig
-from proxyv.model.families import Family, family_of, mix_into_layers, rotate
+from proxyv.model.families import Family, family_of, mix_into_layers
 from proxyv.model.layout import Layout
 from proxyv.model.method import Method, Plan
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -40,11 +40,7 @@ class TextQueryMethod(Method):
         raise NotImplementedError
 
     def check(self, config: ProxyVConfig, tokens: int) -> None:
-        text_config = config.text_config
-        family_of(text_config)
-        if getattr(text_config, "resid_pdrop", 0.0):
-            raise UserError("llm.config.resid_pdrop: dropout inside the layers is not supported; set it to 0")
-        check_start_layer(self.start_layer, text_config)
+        check_start_layer(self.start_layer, config.text_config)
 
     def install(self, model: ProxyVPreTrainedModel, tokens: int) -> None:
         llm = model.language_model
@@ -54,7 +50,7 @@ class TextQueryMethod(Method):
 
     def plan(self, model: ProxyVPreTrainedModel, layout: Layout, embeddings: torch.Tensor) -> TextQueryPlan:
         llm = model.language_model
-        back_end = masked_back_end(llm.config._attn_implementation)
+        back_end = back_end_of(llm.config)
         return make_text_query_plan(layout, cast(nn.Module, llm.model.rotary_emb), back_end, embeddings)
 
 
@@ -180,11 +176,7 @@ class TextQueryLayer(nn.Module):
     method: Any
     family: Family
     is_last: bool  # nothing reads the vision tokens after the last layer
-    # The parent layer's own modules.
-    self_attn: Any
-    mlp: Any
-    input_layernorm: Any
-    post_attention_layernorm: Any
+    self_attn: Any  # the parent layer's own
 
     def attach_method(self, method: Any, config: PreTrainedConfig, tokens: int, index: int) -> None:
         """Add the method's modules to an existing decoder layer, which is number `index`; crops have up to `tokens`
@@ -227,18 +219,17 @@ class TextQueryLayer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention of the query rows over all rows (B, K, D). Returns (B, Q, H · head size), before the output
         projection, and the values of all rows (B, G, K, head size). Fills the cache."""
-        query, key, value = self.family.project_qkv(self.self_attn, self.input_layernorm(hidden), queries.gather)
-        query = rotate(query, queries.cos, queries.sin)
-        key = rotate(key, plan.cos[:, : queries.keys], plan.sin[:, : queries.keys])
+        entering = self.family.block.enter_attention(self, hidden)
+        query, key, value = self.family.project_qkv(self.self_attn, entering, queries.gather)
+        query = self.family.rotate(self.self_attn, query, queries.cos, queries.sin)
+        key = self.family.rotate(self.self_attn, key, plan.cos[:, : queries.keys], plan.sin[:, : queries.keys])
         if cache is not None:  # rows behind the prompt's, proxies, never enter the cache
             cache.update(key[:, :, : plan.length], value[:, :, : plan.length], self.self_attn.layer_idx)
         return attend(self.self_attn, query, key, value, queries.mask), value
 
     def project_and_feed(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Output projection, FFN and both residuals: rows (…, D), attended (…, H · head size) → (…, D)."""
-        rows = rows + self.self_attn.o_proj(attended)
-        updated: torch.Tensor = rows + self.mlp(self.post_attention_layernorm(rows))
-        return updated
+        return self.family.block.add_attention_and_feed(self, rows, self.self_attn.o_proj(attended))
 
     def attend_and_feed(
         self, hidden: torch.Tensor, queries: QueryRows, plan: TextQueryPlan, cache: Cache | None

@@ -105,6 +105,8 @@ def _switch(cell: Cell) -> bool:
     if model.config._attn_implementation != attention:
         try:
             model.set_attn_implementation(attention)
+        except UserError as error:
+            cell.failed = str(error)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             cell.failed = _one_line(error)
     return cell.failed is None

@@ -87,7 +87,7 @@ def test_received_attention_worked_out(keys_are_there):
     layer = SimpleNamespace(input_layernorm=torch.nn.Identity(), self_attn=SimpleNamespace(scaling=1.0))
     tables = torch.ones(1, 6, 1), torch.zeros(1, 6, 1)
     known = key.view(1, 1, 6, 1) if keys_are_there else None
-    received = received_attention(layer, Family(None, heads), hidden, rows, tables, known)
+    received = received_attention(layer, Family(heads), hidden, rows, tables, known)
     torch.testing.assert_close(received, torch.tensor([[7 / 48, 17 / 64, 5 / 12]]))
 
 
@@ -98,7 +98,7 @@ def test_received_attention_is_the_mean_over_ranking_rows():
     labels[0, 11] = labels[1, 3] = labels[1, 11] = 1
     layer = SimpleNamespace(input_layernorm=torch.nn.Identity(), self_attn=SimpleNamespace(scaling=1.0))
     tables = torch.ones(2, 12, 1), torch.zeros(2, 12, 1)
-    received = received_attention(layer, Family(None, heads), torch.zeros(2, 12, 2), rows_of(labels), tables)
+    received = received_attention(layer, Family(heads), torch.zeros(2, 12, 2), rows_of(labels), tables)
     torch.testing.assert_close(received[0], torch.full((8,), 1 / 11))
     torch.testing.assert_close(received[1, :4], torch.full((4,), (0 + 1 / 9) / 2))
 
