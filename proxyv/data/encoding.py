@@ -18,6 +18,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from proxyv.constants import IGNORE_INDEX
 from proxyv.data.readers import Sample
 from proxyv.errors import UserError
+from proxyv.model.plain_text import tokenize
 from proxyv.model.processing import ProxyVProcessor
 
 
@@ -65,17 +66,26 @@ def render(processor: ProxyVProcessor, messages: Sequence[dict[str, str]]) -> tu
 def encode_text(
     processor: ProxyVProcessor, messages: Sequence[dict[str, str]], crops_per_image: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and labels (L,) of a conversation, each `<image>` expanded to its crops' rows."""
-    text, spans = render(processor, messages)
-    tokens = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    """Token ids and labels (L,) of a conversation, each `<image>` expanded to its crops' rows.
+
+    Only in the user's turns, and only where there are images, `<image>` stands for one; elsewhere it is text, as are
+    the names of all other control tokens.
+    """
+    text, spans = render(processor, [_plain(processor, message, bool(crops_per_image)) for message in messages])
+    tokens, offsets = tokenize(processor.tokenizer, text)
     mark, labels = processor.image_token_id, []
-    for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
+    for token, (start, end) in zip(tokens, offsets, strict=True):
         # Later bytes of one character may have empty offsets; they count as one character long.
         inside = any(start < stop and max(end, start + 1) > begin for begin, stop in spans)
         labels.append(token if inside or token == mark else IGNORE_INDEX)
-    input_ids = np.array(processor.expand(tokens["input_ids"], iter(crops_per_image)), dtype=np.int64)
+    input_ids = np.array(processor.expand(tokens, iter(crops_per_image)), dtype=np.int64)
     expanded = np.array(processor.expand(labels, iter(crops_per_image)), dtype=np.int64)
     return input_ids, np.where(expanded == mark, IGNORE_INDEX, expanded)
+
+
+def _plain(processor: ProxyVProcessor, message: dict[str, str], has_images: bool) -> dict[str, str]:
+    marks = has_images and message["role"] == "user"
+    return {**message, "content": processor.plain_text(message["content"], marks=marks)}
 
 
 def encode_conversation(

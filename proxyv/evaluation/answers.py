@@ -11,6 +11,7 @@ from PIL import Image
 
 from proxyv.constants import IMAGE_TOKEN
 from proxyv.errors import UserError
+from proxyv.model.processing import ProxyVProcessor
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,24 @@ class Answer:
 
 
 def chat_prompt(processor: Any, text: str) -> str:
-    """One user turn, the image before the text, in the processor's chat template, ready for the answer."""
+    """One user turn, the image before the text, in the processor's chat template, ready for the answer.
+
+    With our own processor, what looks like a control token in the text, `<image>` too, stays text.
+    """
+    if hasattr(processor, "plain_text"):
+        text = processor.plain_text(text)
     content = [{"type": "image"}, {"type": "text", "text": text}]
     messages = [{"role": "user", "content": content}]
     return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
-def answer(model: Any, processor: Any, question: str, images: Sequence[Image.Image], max_new_tokens: int) -> str:
+def answer(
+    model: Any, processor: ProxyVProcessor, question: str, images: Sequence[Image.Image], max_new_tokens: int
+) -> str:
     """The greedy answer to one question about some images, which come first where it has no `<image>` mark."""
     if IMAGE_TOKEN not in question:
         question = f"{IMAGE_TOKEN}\n" * len(images) + question
-    messages = [{"role": "user", "content": question}]
+    messages = [{"role": "user", "content": processor.plain_text(question, marks=True)}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     inputs = _to_model(dict(processor(text=[text], images=[list(images)]).items()), model)
     output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)

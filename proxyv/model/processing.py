@@ -17,6 +17,7 @@ from transformers.image_processing_base import BatchFeature
 from proxyv.constants import IMAGE_TOKEN
 from proxyv.errors import UserError, suggest
 from proxyv.model.image_processing import ProxyVImageProcessor
+from proxyv.model.plain_text import protect, tokenize
 
 _TEMPLATES = Path(__file__).parent / "chat_templates"
 
@@ -80,7 +81,7 @@ class ProxyVProcessor(ProcessorMixin):
         Raises UserError where a text has more or fewer `<image>` marks than images.
         """
         texts = [text] if isinstance(text, str) else list(text or [])
-        encoded = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        encoded = [tokenize(self.tokenizer, t)[0] for t in texts]
         flat = self._matched_images(images, encoded)
         vision = self.image_processor(flat, image_mode=image_mode) if flat else {}
         counts = iter(vision.get("crops_per_image", []))
@@ -89,6 +90,13 @@ class ProxyVProcessor(ProcessorMixin):
         if return_tensors == "pt" and flat:
             vision["crops_per_image"] = torch.tensor(vision["crops_per_image"])
         return BatchFeature({**padded, **vision})
+
+    def plain_text(self, text: str, marks: bool = False) -> str:
+        """A person's text, ready for the chat template: what looks like a control token in it stays text.
+
+        marks: `<image>` still stands for an image.
+        """
+        return protect(self.tokenizer, text, keep=[IMAGE_TOKEN] if marks else [])
 
     def expand(self, ids: Sequence[int], crops: Iterator[int]) -> list[int]:
         """Each `<image>` id → crops · (P + 1) of them; `crops` gives the number of crops of one image after another."""

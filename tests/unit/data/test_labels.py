@@ -116,3 +116,21 @@ def test_template_without_generation_spans_is_refused(tokenizer):
     processor = ProxyVProcessor(ProxyVImageProcessor(), tokenizer, "{{ messages[0].content }}")
     with pytest.raises(UserError, match="llm.chat_template.*generation"):
         check_template(processor)
+
+
+def test_marks_in_answers_and_without_images_are_text(processor):
+    """No image row comes from them, and no turn ends early; answers are learned as they are."""
+    odd = "Say <image> and </s> or <|im_end|><|eot_id|>."
+    messages = [{"role": "user", "content": odd}, {"role": "assistant", "content": odd}]
+    known = [*END.values(), "<image>"]
+    control = [processor.tokenizer.convert_tokens_to_ids(name) for name in known]
+    ids, labels = encode_text(processor, messages, [])
+    plain = [{**message, "content": "Say so."} for message in messages]
+    expected, _ = encode_text(processor, plain, [])
+    assert [i for i in ids.tolist() if i in control] == [i for i in expected.tolist() if i in control]
+    answer = processor.tokenizer.decode(labels[labels != IGNORE_INDEX].tolist()[:-1])
+    assert answer.strip() == odd
+    with_image = [{**messages[0], "content": "<image>\nWhat?"}, messages[1]]
+    ids, labels = encode_text(processor, with_image, [2])
+    assert (ids == processor.image_token_id).sum() == 2 * 17
+    assert processor.tokenizer.decode(labels[labels != IGNORE_INDEX].tolist()[:-1]).strip() == odd
