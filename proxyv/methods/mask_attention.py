@@ -22,6 +22,7 @@ from proxyv.domains import Size
 from proxyv.errors import UserError
 from proxyv.methods.shared.text_queries import check_start_layer
 from proxyv.model.attention import BACK_ENDS, mask_for
+from proxyv.model.cache import over_cached_keys
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import mix_into_layers
 from proxyv.model.layout import Layout
@@ -71,6 +72,8 @@ class MaskPlan(Plan):
 class MaskedLayer(nn.Module):
     """Mixin in front of a Hugging Face decoder layer: the plain parent layer; with images, under the plan's mask."""
 
+    self_attn: Any  # the parent layer's own
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -79,6 +82,7 @@ class MaskedLayer(nn.Module):
         **kwargs: Any,
     ) -> torch.Tensor:
         """(B, L, D) → (B, L, D)."""
-        mask = attention_mask if vision_plan is None else vision_plan.mask
-        output: torch.Tensor = cast(Any, super()).forward(hidden_states, attention_mask=mask, **kwargs)
+        if vision_plan is not None:
+            attention_mask = over_cached_keys(vision_plan.mask, kwargs.get("past_key_values"), self.self_attn.layer_idx)
+        output: torch.Tensor = cast(Any, super()).forward(hidden_states, attention_mask=attention_mask, **kwargs)
         return output

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.masking_utils import create_causal_mask
@@ -127,6 +128,17 @@ def cached_rows_layer(cache: Cache | None, layer: int) -> CachedRowsLayer | None
         return None
     found = cache.layers[layer]
     return found if isinstance(found, CachedRowsLayer) and found.get_seq_length() else None
+
+
+def over_cached_keys(mask: torch.Tensor, cache: Cache | None, layer: int) -> torch.Tensor:
+    """A prompt's mask (B, 1, Q, Q), bool or additive, over all K keys that a layer's empty cache will return: one of
+    fixed size has room behind the prompt, which nobody sees. Returns (B, 1, Q, K)."""
+    rows = mask.shape[2]
+    keys = rows if cache is None else cache.get_mask_sizes(rows, layer)[0]
+    if keys == rows:
+        return mask
+    unseen = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    return nn.functional.pad(mask, (0, keys - rows), value=unseen)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,16 @@ Letters as in `proxyv.model`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from transformers import GenerationMixin, LogitsProcessorList
+from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.generation import GenerationMode
 
 from proxyv.errors import UserError
 from proxyv.model.cache import cached_rows_layer
+from proxyv.model.inputs import check_images_given
 from proxyv.model.method import Method, Prompt
 
 
@@ -36,24 +37,38 @@ class ImageGenerationMixin(GenerationMixin):
 
         Images go to the prefill only (with no cache, to every step), and not to a turn that continues a conversation
         whose images are in the cache already.
+
+        Raises UserError for padding on the right, for a cache that does not fit the tokens, and for placeholders
+        without images.
         """
-        kept = cached_rows_layer(kwargs.get("past_key_values"), 0)
-        if kept is not None and is_first_iteration and kwargs.get("next_sequence_length") is not None:
-            # A conversation that goes on: the cache holds fewer rows than tokens went into it.
-            kwargs["next_sequence_length"] = input_ids.shape[1] - kept.seen
+        if is_first_iteration:
+            check_last_column(kwargs.get("attention_mask"))
+        empty = False
+        if is_first_iteration or kwargs.get("next_sequence_length") != 1:  # else a decoding step
+            given = input_ids if inputs_embeds is None else inputs_embeds
+            behind = columns_behind(kwargs, given, drafted=not is_first_iteration)
+            empty = behind is None
+            kwargs["next_sequence_length"] = kwargs.get("next_sequence_length") if empty else behind
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         new = inputs["input_ids"]
-        prefill = is_first_iteration or not kwargs.get("use_cache", True)
+        # Placeholders behind a cache may also be drafts, copied from the prompt.
+        prefill = is_first_iteration or empty
         if prefill and new is not None and bool((new == self.config.image_token_id).any()):
+            check_images_given(self.config, new, pixel_values)
             inputs["pixel_values"], inputs["crops_per_image"] = pixel_values, crops_per_image
             inputs["attention_mask"] = kwargs.get("attention_mask")  # (B, L); a static cache's mask has four dimensions
         return inputs
 
     def _validate_generation_mode(self, generation_mode: Any, generation_config: Any, *args: Any) -> None:
         """As Hugging Face's. Raises UserError for modes in which images pass again behind other text than the prompt:
-        a method that looks at the prompt would then choose anew, by tokens that were drafted or decoded."""
+        a method that looks at the prompt would then choose anew, by tokens that were drafted or decoded; and for a
+        prompt in chunks and for early exit, which stock `generate` does on plain LLMs alone."""
+        if generation_config.prefill_chunk_size is not None:
+            raise UserError("prefill_chunk_size: a prompt with images enters in one piece; leave it out")
+        if generation_config.assistant_early_exit is not None:
+            raise UserError("assistant_early_exit: the first layers alone cannot draft here; name an assistant_model")
         if self.method.prompt_aware:
             again = f"lets {self.method.name} choose vision tokens by text that is not the prompt's"
             if generation_mode == GenerationMode.ASSISTED_GENERATION:
@@ -62,9 +77,21 @@ class ImageGenerationMixin(GenerationMixin):
                 raise UserError(f"use_cache: False {again}; leave it out")
         super()._validate_generation_mode(generation_mode, generation_config, *args)
 
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
+        """As Hugging Face's. Raises UserError for a conversation that goes on: stock assisted decoding then reads what
+        the cache holds once more."""
+        cache = kwargs["model_kwargs"].get("past_key_values")
+        if cache is not None and cache.get_seq_length() > 0:
+            raise UserError("generate: assisted decoding cannot go on from past_key_values; leave one of them out")
+        return super()._get_candidate_generator(*args, **kwargs)
+
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        """As Hugging Face's; and a placeholder is never written: it would stand for an image that is not there."""
         processors = super()._get_logits_processor(*args, **kwargs)
         pad = self.config.text_config.pad_token_id
+        if self.config.image_token_id < self.config.text_config.vocab_size:
+            # First: what comes behind may leave one token alone.
+            processors.insert(0, SuppressTokensLogitsProcessor([self.config.image_token_id]))
         return TextProcessors(processors, self.config.image_token_id, 0 if pad is None else pad)
 
     def _expand_inputs_for_generation(
@@ -76,7 +103,19 @@ class ImageGenerationMixin(GenerationMixin):
         crops_per_image: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Repeat each sample `expand_size` times (beams, several return sequences) with all its images."""
+        """Repeat each sample `expand_size` times (beams, several return sequences) with all its images.
+
+        Raises UserError for a cache that was not repeated as well.
+        """
+        cache = kwargs.get("past_key_values")
+        if expand_size > 1 and cache is not None and cache.get_seq_length() > 0:
+            held = cache.layers[0].keys.shape[0]
+            given = input_ids if input_ids is not None else kwargs["inputs_embeds"]
+            if held != len(given) * expand_size:
+                raise UserError(
+                    f"past_key_values: hold {held} samples, where {len(given)} × {expand_size} are followed; "
+                    f"call its batch_repeat_interleave({expand_size}), or leave out num_beams and num_return_sequences"
+                )
         if pixel_values is not None and expand_size > 1:
             layout = self.read_prompt(input_ids, kwargs.get("attention_mask"), crops_per_image).layout
             crops = repeat_by_sample(layout.sample_of_crop, expand_size)
@@ -85,6 +124,43 @@ class ImageGenerationMixin(GenerationMixin):
             pixel_values, crops_per_image = pixel_values[crops], torch.as_tensor(crops_per_image)[images]
         input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
         return input_ids, {**kwargs, "pixel_values": pixel_values, "crops_per_image": crops_per_image}
+
+
+def check_last_column(attention_mask: torch.Tensor | None) -> None:
+    """Raise UserError where a mask (B, L) has padding on the right: generation goes on behind the last column."""
+    if attention_mask is not None and not bool(attention_mask[..., -1].all()):
+        raise UserError("attention_mask: padding on the right; pad on the left, as ProxyVProcessor does")
+
+
+def columns_behind(kwargs: Mapping[str, Any], given: torch.Tensor, drafted: bool) -> int | None:
+    """How many columns of a prompt are new behind the cache that it continues, if it has one: the cache may hold fewer
+    rows than tokens went into it.
+
+    Args:
+        kwargs: the model's: `past_key_values`, `attention_mask` (B, all columns; None where nothing is padding) and
+            `next_sequence_length`, which stock `generate` gives where it was given all columns.
+        given: input_ids or inputs_embeds (B, L, …), of all columns or the new ones.
+        drafted: whether drafts stand among them, in assisted decoding.
+
+    Raises UserError where there are none, or more than are given, and for drafts behind a cache that counts otherwise.
+    """
+    cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+    held = 0 if cache is None else int(cache.get_seq_length())
+    if held == 0:
+        return None
+    if mask is None and kwargs.get("next_sequence_length") is None:
+        return given.shape[1]
+    kept = cached_rows_layer(cache, 0)
+    seen = held if kept is None else kept.seen
+    new = (given if mask is None else mask).shape[1] - seen
+    if drafted and new != kwargs.get("next_sequence_length"):
+        raise UserError("assistant_model: drops vision tokens, so that its drafts cannot be taken back; use another")
+    if not 0 < new <= given.shape[1]:
+        raise UserError(
+            f"past_key_values: {seen} tokens went into the cache; give input_ids of the whole conversation, "
+            "or those of the new turn with an attention_mask over all"
+        )
+    return new
 
 
 class TextProcessors(LogitsProcessorList):

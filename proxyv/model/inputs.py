@@ -16,7 +16,14 @@ from transformers.cache_utils import Cache, DynamicCache
 from proxyv.constants import IGNORE_INDEX
 from proxyv.errors import UserError
 from proxyv.model.attention import BACK_ENDS, mask_for
-from proxyv.model.cache import CachedRows, CachedRowsLayer, DecodeRows, cached_rows_layer, set_cached_rows
+from proxyv.model.cache import (
+    CachedRows,
+    CachedRowsLayer,
+    DecodeRows,
+    cached_rows_layer,
+    over_cached_keys,
+    set_cached_rows,
+)
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.layout import Layout, make_layout
 from proxyv.model.method import Plan, Prompt, VisionTokens
@@ -70,6 +77,14 @@ def make_prompt(
     is_image = input_ids == config.image_token_id
     layout = make_layout(is_image, attention_mask, counts, config.tokens_per_crop, config.newline_positions, labels)
     return Prompt(input_ids, layout)
+
+
+def check_images_given(config: ProxyVConfig, input_ids: torch.Tensor | None, pixel_values: torch.Tensor | None) -> None:
+    """Raise UserError for placeholders in input_ids (B, L) without images."""
+    if pixel_values is None and input_ids is not None and bool((input_ids == config.image_token_id).any()):
+        raise UserError(
+            "pixel_values: missing, but input_ids hold image placeholders; use ProxyVProcessor's output whole"
+        )
 
 
 def text_inputs(
@@ -130,7 +145,7 @@ def image_inputs(
         if cache is not None or (model.config.text_config.use_cache if use_cache is None else use_cache):
             cache = _cache_of(layout, cache, model.config.text_config)
     embeddings = embed(text, vision, model.image_newline, layout)
-    mask = _stock_mask(layout, embeddings, cast(str, model.language_model.config._attn_implementation))
+    mask = _stock_mask(layout, embeddings, cast(str, model.language_model.config._attn_implementation), cache)
     return LLMInputs(embeddings, layout.position_ids.to(embeddings.device), mask, cache, labels), layout
 
 
@@ -170,7 +185,7 @@ def _cache_of(layout: Layout, cache: Cache | None, text_config: PreTrainedConfig
     return cache
 
 
-def _stock_mask(layout: Layout, embeddings: torch.Tensor, back_end: str) -> Any:
+def _stock_mask(layout: Layout, embeddings: torch.Tensor, back_end: str, cache: Cache | None) -> Any:
     """What the stock LM gets as `attention_mask`. Raises UserError for a back-end that cannot take it."""
     mask = layout.stock_mask()
     if mask is None:
@@ -179,4 +194,4 @@ def _stock_mask(layout: Layout, embeddings: torch.Tensor, back_end: str) -> Any:
         return mask.to(embeddings.device)
     if back_end not in BACK_ENDS:
         raise UserError(f"attention: '{back_end}' cannot take the authors' newline positions; use sdpa or eager")
-    return mask_for(mask.to(embeddings.device), back_end, embeddings.dtype)
+    return over_cached_keys(mask_for(mask.to(embeddings.device), back_end, embeddings.dtype), cache, layer=0)

@@ -22,7 +22,7 @@ from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.generation import ImageGenerationMixin
 from proxyv.model.gradient_order import TextBatch, add_blank_image, text_needs_image
-from proxyv.model.inputs import LLMInputs, image_inputs, make_prompt, text_inputs
+from proxyv.model.inputs import LLMInputs, check_images_given, image_inputs, make_prompt, text_inputs
 from proxyv.model.loss import supervised_loss
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -131,6 +131,8 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
             torch.float32
         """
         methods = self.method.training_passes() if self.training and labels is not None else (self.method,)
+        if past_key_values is None or not past_key_values.is_initialized:  # a decoding step does not look
+            check_images_given(self.config, input_ids, pixel_values)
         plain_text = pixel_values is None and position_ids is None and past_key_values is None
         if plain_text and input_ids is not None and labels is not None and self._order_matters():
             text_batch = TextBatch(input_ids, attention_mask, labels)
