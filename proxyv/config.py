@@ -34,6 +34,7 @@ from proxyv.domains import (
     Text,
 )
 from proxyv.errors import UserError
+from proxyv.files import write_text
 from proxyv.schema import from_mapping, resolved
 from proxyv.yaml_files import read_yaml
 
@@ -154,7 +155,8 @@ class StageSpec(Declared):
     group_by_length: bool = False
     deepspeed: Place | None = None  # a DeepSpeed JSON, relative to the recipe's repository
     dataloader_workers: Size = 0
-    save_steps: Count | None = None
+    save_steps: Count | None = None  # from one checkpoint to the next; null: none but where a signal ends the run
+    keep_checkpoints: Count = 2  # the newest ones
     logging_steps: Count = 10
 
 
@@ -197,7 +199,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
     """Write the resolved recipe as YAML that `load_recipe` reads back."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(_escaped(asdict(recipe)))), encoding="utf-8")
+    write_text(Path(path), OmegaConf.to_yaml(OmegaConf.create(_escaped(asdict(recipe)))))
 
 
 def _escaped(value: Any) -> Any:

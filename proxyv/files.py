@@ -1,10 +1,13 @@
-"""Files: JSON written whole or not at all, JSON lines that survive a crash, and where the checkout lies."""
+"""Files: written whole or not at all, JSON lines that survive a crash, a full disk, and where the checkout lies."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,17 @@ from proxyv.errors import UserError
 # The root of the repository where the package runs from a checkout; elsewhere a folder without configs/ and eval/.
 CHECKOUT = Path(__file__).resolve().parents[1]
 
+# A full disk, a full quota, a file longer than allowed; and how safetensors and torch (whose zip writer finds that what
+# it wrote is not there) say so.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_IN_WORDS = re.compile(
+    rf"\(os error ({'|'.join(map(str, _FULL))})\)|unexpected pos \d+ vs \d+|PytorchStreamWriter failed"
+)
+
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    _write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -34,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write a file of JSON lines, whole or not at all."""
-    _write_whole(path, "".join(to_line(record) for record in records))
+    write_text(path, "".join(to_line(record) for record in records))
 
 
 def to_line(record: Mapping[str, Any]) -> str:
@@ -42,15 +52,38 @@ def to_line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write beside the target and rename, so that a reader never meets half a file."""
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all: beside the target, onto the disk, then under its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(what: Path | str) -> Iterator[None]:
+    """Turn a disk that takes no more into a UserError that names what was to be written."""
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        yield
+    except Exception as error:  # safetensors and torch have no class for it that one could name
+        if getattr(error, "errno", None) not in _FULL and not _FULL_IN_WORDS.search(str(error)):
+            raise
+        reason = " ".join(str(error).split())
+        raise UserError(f"{what}: the disk takes no more ({reason}); free some space, then go on") from error
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or a folder's list of names, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -68,5 +101,5 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines) - 1:
                 break
-            raise UserError(f"{path}: line {number} is damaged; delete the file and evaluate again") from error
+            raise UserError(f"{path}: line {number} is damaged; restore the file, or delete it") from error
     return records

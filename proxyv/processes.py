@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+
+Value = TypeVar("Value")
 
 
 def is_main() -> bool:
     """Whether this is the process that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
@@ -25,7 +34,47 @@ def connect() -> None:
         PartialState(cpu=not torch.cuda.is_available())
 
 
+def connected() -> bool:
+    """Whether this process has joined others."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def wait() -> None:
     """Until all processes are here."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if connected():
         torch.distributed.barrier()
+
+
+def anywhere(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in any process. device: where this process's tensors live."""
+    if not connected():
+        return flag
+    found = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+    return bool(found)
+
+
+def gather(value: Value) -> list[Value]:
+    """Every process's value (small, and one that pickles), by rank, in all of them."""
+    if not connected():
+        return [value]
+    found: list[Value] = [value] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def from_main(work: Callable[[], Value]) -> Value:
+    """What `work` returns in the main process, in all of them; what it raises there is raised in all of them."""
+    if not connected():
+        return work()
+    done: list[tuple[Value | None, Exception | None]] = [(None, None)]
+    if is_main():
+        try:
+            done = [(work(), None)]
+        except Exception as error:  # whatever it is, the others would wait for ever
+            done = [(None, error)]
+    torch.distributed.broadcast_object_list(done)
+    value, failure = done[0]
+    if failure is not None:
+        raise failure
+    return value  # type: ignore[return-value]

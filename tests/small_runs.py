@@ -69,7 +69,33 @@ def read_log(run, stage_name):
     return [json.loads(line) for line in (Path(run) / stage_name / "log.jsonl").read_text().splitlines()]
 
 
+# What differs from run to run: time and memory.
+VARYING = ("tokens_per_second", "supervised_tokens_per_second", "data_wait_seconds", "elapsed_seconds")
+VARYING = (*VARYING, "peak_memory_gib")
+
+
 def figures(run, stage_name):
-    """What must repeat exactly: step, loss, gradient norm, rates."""
-    fixed = ("step", "loss", "grad_norm", "learning_rate/llm")
-    return [{key: entry[key] for key in fixed if key in entry} for entry in read_log(run, stage_name)]
+    """What must repeat exactly, line by line: step, loss, gradient norm, rates, epoch, what was skipped."""
+    return [{key: of for key, of in entry.items() if key not in VARYING} for entry in read_log(run, stage_name)]
+
+
+class PowerCut(Exception):
+    """Ends a run where no code of ours expects it."""
+
+
+def interrupt(monkeypatch, step, happens=None):
+    """Let the next run meet a power cut, or whatever `happens` does, when it has done so many steps; returns a function
+    that lets later ones run on."""
+    from proxyv.train.trainer import StageTrainer  # here: most tests of small runs do without Trainer's imports
+
+    original = StageTrainer.training_step
+
+    def stopping(self, *args, **kwargs):
+        if self.state.global_step == step:
+            if happens is None:
+                raise PowerCut
+            happens()
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(StageTrainer, "training_step", stopping)
+    return lambda: monkeypatch.setattr(StageTrainer, "training_step", original)

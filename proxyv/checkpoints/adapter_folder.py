@@ -45,18 +45,23 @@ def is_adapter_folder(folder: str | Path) -> bool:
 
 
 def save_model(
-    model: ProxyVForConditionalGeneration, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None
+    model: ProxyVForConditionalGeneration,
+    folder: Path,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+    place: Path | None = None,
 ) -> None:
     """Save the model as what it is: a whole model, or an adapter folder (without the processor's files).
 
-    state_dict: the weights to save where they cannot be read off the model (sharded training).
+    Args:
+        state_dict: the weights to save where they cannot be read off the model (sharded training).
+        place: the folder that `folder` is going to be, from where an adapter refers to its base; None: itself.
     """
     if not has_adapters(model):
         model.save_pretrained(folder, state_dict=state_dict)
         return
     weights = model.state_dict() if state_dict is None else state_dict
     config = copy(vars(model)["peft_config"][NAME])
-    config.base_model_name_or_path = _reference(Path(config.base_model_name_or_path), folder)
+    config.base_model_name_or_path = _reference(Path(config.base_model_name_or_path), place or folder)
     config.inference_mode = True
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)

@@ -1,10 +1,11 @@
 """What lies where in a run folder.
 
     <output_dir>/<name>/recipe.yaml              the resolved recipe
+    <output_dir>/<name>/.lock                    which process is at work here (proxyv/locks.py)
     <output_dir>/<name>/<stage>/                 a complete model once the stage is finished
-    <output_dir>/<name>/<stage>/checkpoint-N/    a complete model and the state to go on from
+    <output_dir>/<name>/<stage>/checkpoint-N/    a complete model and the state to go on from (checkpoint_folder.py)
     <output_dir>/<name>/<stage>/log.jsonl        one line every `logging_steps`
-    <output_dir>/<name>/<stage>/finished.json    written last: steps, loss, counts, environment
+    <output_dir>/<name>/<stage>/finished.json    written last: steps, loss, totals of all legs, environment
 
 A stage with `lora` leaves adapter folders (proxyv/checkpoints/adapter_folder.py) where others leave complete models.
 The model of a run is that of its last stage; it is not copied.
@@ -12,13 +13,11 @@ The model of a run is that of its last stage; it is not copied.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from proxyv.config import Recipe, load_recipe, save_recipe
 from proxyv.errors import UserError, suggest
@@ -94,19 +93,6 @@ def recipe_change(recipe: Recipe, folder: Path) -> str | None:
 def is_finished(stage_folder: Path) -> bool:
     """Whether a stage has run to its end."""
     return (stage_folder / FINISHED).is_file()
-
-
-def write_finished(stage_folder: Path, record: dict[str, Any]) -> None:
-    """Mark a stage as finished, all at once."""
-    partial = stage_folder / f".{FINISHED}"
-    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    partial.replace(stage_folder / FINISHED)
-
-
-def last_checkpoint(stage_folder: Path) -> Path | None:
-    """The newest complete checkpoint of an interrupted stage; Trainer writes its state file last."""
-    found = [path.parent for path in stage_folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")]
-    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
 def find_model(path: str | Path) -> Path:

@@ -1,7 +1,8 @@
 """Train, evaluate and measure vision-language models that spend less computation on vision tokens.
 
-Exit codes: 0 on success, 2 on wrong input with one line on what to fix. Fields of a recipe are overridden by their
-name: `proxyv train RECIPE --method.start_layer 16`.
+Exit codes: 0 on success, 2 on wrong input or a full disk with one line on what to fix, 75 after SIGTERM or SIGUSR1
+(training keeps a checkpoint first): start it again, 130 after Ctrl-C. Fields of a recipe are overridden by their name:
+`proxyv train RECIPE --method.start_layer 16`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from tqdm import tqdm
 
 from proxyv.cli.commands import COMMANDS, Command, command_name
 from proxyv.errors import UserError
+from proxyv.files import writing
+from proxyv.signals import REQUEUE, Stopped, stop_at_once
+
+INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,15 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if rest and not args.overridable:
             raise UserError(f"unknown option '{rest[0]}'; see `proxyv {args.command} --help`")
         args.overrides = parse_overrides(rest)
-        args.run(args)
+        with stop_at_once(), writing("output"):
+            args.run(args)
     except UserError as error:
         stop(f"proxyv {args.command}", str(error))
+    except Stopped as stopped:
+        stop(f"proxyv {args.command}", str(stopped), REQUEUE)
+    except KeyboardInterrupt:
+        stop(f"proxyv {args.command}", "interrupted", INTERRUPTED)
 
 
-def stop(prefix: str, message: str) -> NoReturn:
-    """End with one line on stderr and exit code 2."""
+def stop(prefix: str, message: str, code: int = 2) -> NoReturn:
+    """End with one line on stderr and an exit code."""
     tqdm.write(f"{prefix}: {message}", file=sys.stderr)  # not print: a progress bar may be on the current line
-    raise SystemExit(2) from None
+    raise SystemExit(code) from None
 
 
 def make_parser() -> Parser:

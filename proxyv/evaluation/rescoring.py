@@ -12,8 +12,10 @@ from typing import Any, cast
 
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import Benchmark, load_benchmark, load_suite
+from proxyv.evaluation.runner import answers_lock
 from proxyv.evaluation.scoring import rescore, summarize_suite, table_fields
 from proxyv.files import read_json, read_records, write_json
+from proxyv.locks import only_process
 from proxyv.results.scores import BenchmarkResult, SuiteResult
 
 # What scoring reads of a line of answers.
@@ -56,7 +58,8 @@ def rescore_results(
     suites = _suites(folder, fresh, benchmarks_dir)
     if write:
         for one in stored:
-            rescore(one.answers, one.benchmark, write=True)
+            with only_process(answers_lock(folder, one.benchmark.name)):
+                rescore(one.answers, one.benchmark, write=True)
         written = {one.benchmark.name: read_json(one.path) for one in stored}
         for path, _, summary in _suites(folder, written, benchmarks_dir):
             write_json(path, summary)

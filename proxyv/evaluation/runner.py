@@ -27,7 +27,8 @@ from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark, load_
 from proxyv.evaluation.metrics import METRICS_VERSION
 from proxyv.evaluation.samples import BenchmarkSample, BenchmarkSamples
 from proxyv.evaluation.scoring import summarize, summarize_suite, table_fields, with_scores
-from proxyv.files import read_json, read_records, to_line, write_json, write_records
+from proxyv.files import read_json, read_records, to_line, write_json, write_records, writing
+from proxyv.locks import LOCK, only_process
 from proxyv.model.registry import settle_fields
 from proxyv.results.scores import AnswerRecord, BenchmarkIdentity, BenchmarkResult, Effort, SuiteResult
 from proxyv.schema import describe_change
@@ -62,7 +63,8 @@ def evaluate(
         recipe: recorded as it is.
         benchmarks_dir: where benchmarks are looked up by name.
 
-    Raises UserError for wrong input, and for answers found by `resume` that are not of this run.
+    Raises UserError for wrong input, for answers found by `resume` that are not of this run, and where another process
+    is at work on the same answers.
     """
     if not isinstance(benchmark, Benchmark):
         benchmark = load_benchmark(benchmark, benchmarks_dir)
@@ -72,22 +74,23 @@ def evaluate(
     samples = BenchmarkSamples(benchmark, data_root)
     run = _Evaluation(benchmark, samples, Path(output_dir), processor, batch_size, limit)
     identity = run.identity(model, seed, recipe)
-    records, effort = run.found(identity) if resume else ([], _NO_EFFORT)
-    if len(records) < run.total:
-        sizes = sorted({*effort["batch_sizes"], batch_size})
-        effort = {**effort, "batch_size": batch_size, "batch_sizes": sizes, "resumed_after": len(records)}
-    write_records(run.records_path, records)  # before the new identity, which must never lie beside old answers
-    write_json(run.result_path, {**identity, **effort, "complete": False})
-    set_seed(seed)
-    start = time.perf_counter()
-    with _eval_mode(model):
-        run.answer_rest(model, len(records), progress)
-    if len(records) < run.total:
-        effort = {**effort, "wall_seconds": round(effort["wall_seconds"] + time.perf_counter() - start, 3)}
-    summary = summarize(run.read_answers(), benchmark)
-    result: BenchmarkResult = {**identity, **effort, **summary, "complete": True}
-    write_json(run.result_path, result)
-    return result
+    with only_process(answers_lock(output_dir, benchmark.name)):
+        records, effort = run.found(identity) if resume else ([], _NO_EFFORT)
+        if len(records) < run.total:
+            sizes = sorted({*effort["batch_sizes"], batch_size})
+            effort = {**effort, "batch_size": batch_size, "batch_sizes": sizes, "resumed_after": len(records)}
+        write_records(run.records_path, records)  # before the new identity, which must never lie beside old answers
+        write_json(run.result_path, {**identity, **effort, "complete": False})
+        set_seed(seed)
+        start = time.perf_counter()
+        with _eval_mode(model):
+            run.answer_rest(model, len(records), progress)
+        if len(records) < run.total:
+            effort = {**effort, "wall_seconds": round(effort["wall_seconds"] + time.perf_counter() - start, 3)}
+        summary = summarize(run.read_answers(), benchmark)
+        result: BenchmarkResult = {**identity, **effort, **summary, "complete": True}
+        write_json(run.result_path, result)
+        return result
 
 
 def evaluate_suite(
@@ -117,26 +120,32 @@ def evaluate_suite(
     for benchmark in benchmarks:
         BenchmarkSamples(benchmark, data_root)
     summary_path = Path(output_dir) / f"suite-{suite.name}.json"
-    summary_path.unlink(missing_ok=True)  # it would no longer belong to the answers beside it
-    results = {
-        benchmark.name: evaluate(
-            model,
-            processor,
-            benchmark,
-            data_root=data_root,
-            output_dir=output_dir,
-            batch_size=batch_size,
-            limit=limit,
-            resume=resume,
-            seed=seed,
-            recipe=recipe,
-            progress=progress,
-        )
-        for benchmark in benchmarks
-    }
-    summary = summarize_suite(suite, results)
-    write_json(summary_path, summary)
-    return summary
+    with only_process(answers_lock(output_dir, summary_path.stem)):
+        summary_path.unlink(missing_ok=True)  # it would no longer belong to the answers beside it
+        results = {
+            benchmark.name: evaluate(
+                model,
+                processor,
+                benchmark,
+                data_root=data_root,
+                output_dir=output_dir,
+                batch_size=batch_size,
+                limit=limit,
+                resume=resume,
+                seed=seed,
+                recipe=recipe,
+                progress=progress,
+            )
+            for benchmark in benchmarks
+        }
+        summary = summarize_suite(suite, results)
+        write_json(summary_path, summary)
+        return summary
+
+
+def answers_lock(output_dir: str | Path, name: str) -> Path:
+    """The lock file of a benchmark's answers, or of a suite."""
+    return Path(output_dir) / f".{name}{LOCK}"
 
 
 _NO_EFFORT: Effort = {"batch_size": None, "batch_sizes": [], "resumed_after": 0, "wall_seconds": 0.0}
@@ -228,7 +237,7 @@ class _Evaluation:
     def answer_rest(self, model: Any, done: int, progress: bool) -> None:
         """Generate and append the answers that follow the first `done`."""
         bar = tqdm(total=self.total, initial=done, desc=self.benchmark.name, disable=not progress)
-        with bar, self.records_path.open("a", encoding="utf-8") as file:
+        with writing(self.records_path), bar, self.records_path.open("a", encoding="utf-8") as file:
             for start in range(done, self.total, self.batch_size):
                 indices = range(start, min(start + self.batch_size, self.total))
                 batch = [self.samples[index] for index in indices]

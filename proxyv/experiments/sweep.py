@@ -15,6 +15,7 @@ import gc
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from proxyv.evaluation import evaluate_suite
 from proxyv.experiments.shared_stages import own_recipe, shared_recipe
 from proxyv.experiments.sweep_results import SHARED, collect, seed_folder, write_results
 from proxyv.files import write_json
+from proxyv.locks import LOCK, only_process
 from proxyv.model.build import switch_method
 from proxyv.model.registry import settle_method
 from proxyv.profiling import profile_recipe
@@ -69,8 +71,8 @@ def sweep(
 
     Returns what is written to `<output>/sweep.json`: everything that has been done in `output` so far.
 
-    Raises UserError for wrong arguments or recipes and where `output` holds other recipes' runs, before anything is
-    done; and where shared stages fail.
+    Raises UserError for wrong arguments or recipes and where `output` holds other recipes' runs, or another process is
+    at work there, before anything is done; and where shared stages fail.
     """
     for step in do:
         if step not in STEPS:
@@ -84,8 +86,11 @@ def sweep(
         check_evaluation(recipes, batch_size)
     foundation = shared_recipe(recipes, shared, SHARED) if shared else None
     running = _Sweep(Path(output), recipes, foundation, tuple(do), batch_size, device)
-    running.open()
-    return running.run(seeds)
+    processes.connect()
+    with ExitStack() as held:
+        processes.from_main(lambda: held.enter_context(only_process(Path(output) / LOCK)))
+        processes.from_main(running.open)
+        return running.run(seeds)
 
 
 def load_recipes(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[Recipe]:
@@ -168,17 +173,13 @@ class _Sweep:
 
         Raises UserError where one holds another recipe; then nothing is made.
         """
-        processes.connect()
         folders = {self.output / recipe.name: recipe for recipe in map(self._without_shared, self.recipes)}
         for folder, recipe in folders.items():
-            if folder.exists() and (change := recipe_change(recipe, folder)):
+            begun = any(folder.glob("[!.]*"))  # a killed sweep may leave it empty
+            if begun and (change := recipe_change(recipe, folder)):
                 raise UserError(f"{folder} holds the runs of another recipe: {change}; choose another --output")
-        processes.wait()
-        if processes.is_main():
-            for folder, recipe in folders.items():
-                folder.mkdir(parents=True, exist_ok=True)
-                save_recipe(recipe, folder / RECIPE)
-        processes.wait()
+        for folder, recipe in folders.items():
+            save_recipe(recipe, folder / RECIPE)
 
     def run(self, seeds: Sequence[int]) -> SweepResult:
         """All steps; returns the result, which is written whenever one is done."""

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from torch import nn
 
+from proxyv.checkpoints.checkpoint_folder import PARTIAL
 from proxyv.config import LoRASpec, StageSpec
 from proxyv.errors import UserError, suggest
+from proxyv.files import writing
 from proxyv.model.lora import inject
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.processes import is_main
@@ -74,8 +76,9 @@ def _fits(target: str, name: str, group: str) -> bool:
 
 def _keep_base(model: ProxyVForConditionalGeneration, folder: Path) -> Path:
     """Save the model in `folder`/base, all at once, unless it is there; only the main process writes."""
-    base, partial = folder / BASE, folder / f".{BASE}"
+    base, partial = folder / BASE, folder / PARTIAL / BASE
     if is_main() and not base.exists():
-        model.save_pretrained(partial)
+        with writing(base):
+            model.save_pretrained(partial)
         partial.rename(base)
     return base

@@ -25,7 +25,6 @@ SCHEDULES: dict[Schedule, str] = {
     "constant": "constant_with_warmup",
     "trapezoid": "warmup_stable_decay",
 }
-KEPT_CHECKPOINTS = 2
 
 
 def check_stage(recipe: Recipe, stage: str) -> None:
@@ -87,7 +86,6 @@ def training_arguments(recipe: Recipe, stage: str, folder: Path, steps: int) -> 
         logging_nan_inf_filter=False,  # a loss that is not finite ends the run instead
         save_strategy="steps" if spec.save_steps else "no",
         save_steps=spec.save_steps or 0,
-        save_total_limit=KEPT_CHECKPOINTS,
         seed=recipe.seed,
         use_cpu=not torch.cuda.is_available(),
         report_to=list(recipe.report_to) or "none",

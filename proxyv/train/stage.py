@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,33 +11,41 @@ from typing import Any
 from torch import nn
 from transformers import set_seed
 
+from proxyv import processes
 from proxyv.checkpoints.adapter_folder import save_model
-from proxyv.checkpoints.run_folder import LOG, last_checkpoint, write_finished
-from proxyv.config import Recipe
+from proxyv.checkpoints.checkpoint_folder import PARTIAL, check_origin, clean, newest_intact, put_model, step_of
+from proxyv.checkpoints.run_folder import FINISHED, LOG
+from proxyv.config import Recipe, StageSpec
 from proxyv.data.collate import Collator
 from proxyv.data.order import TrainingOrder, steps_of
+from proxyv.data.outcomes import COUNTS
 from proxyv.data.training_data import TrainingData
 from proxyv.environment import environment
 from proxyv.errors import UserError
+from proxyv.files import read_json, read_records, write_json, write_records, writing
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor
-from proxyv.processes import is_main, wait
+from proxyv.signals import Request, Stopped
 from proxyv.train.adapters import adapt
 from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
+from proxyv.train.progress import ROWS
 from proxyv.train.settings import training_arguments
 from proxyv.train.start import load_start, start_folder
-from proxyv.train.trainer import StageTrainer
+from proxyv.train.trainer import MODEL, StageTrainer
 
 
-def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None) -> None:
+def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None, request: Request) -> None:
     """Train one stage from the model in `start` (None: the recipe's own start) and leave a complete model in `folder`;
     with `lora`, an adapter folder.
 
-    An interrupted stage goes on from its last checkpoint, or begins anew where there is none.
+    An interrupted stage goes on from its newest intact checkpoint, or begins anew where it has come to none.
 
-    Raises UserError for a start, data, fields or a folder that do not work, and for a loss that is not finite.
+    Raises UserError for a start, data, fields or a folder that do not work, for checkpoints of which none is intact or
+    that were made under other conditions, for a loss that is not finite and for a full disk; and Stopped behind the
+    step at which a signal came.
     """
-    spec, checkpoint = recipe.stages[stage], last_checkpoint(folder)
+    spec, origin = recipe.stages[stage], origin_of(recipe.stages[stage])
+    checkpoint = processes.from_main(lambda: find_checkpoint(folder, origin))
     set_seed(recipe.seed)
 
     # What is trained, and on what.
@@ -49,28 +56,56 @@ def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None) -> N
     table = parameter_table(model, spec)
 
     # The folder: ready before the first step, so that nothing fails after the last.
-    if is_main():
+    if processes.is_main():
         print(f"stage {stage}: {len(data):,} samples\n{show_table(table)}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        trim_log(folder / LOG, 0 if checkpoint is None else int(checkpoint.name.rsplit("-", 1)[1]))
+        trim_log(folder / LOG, 0 if checkpoint is None else step_of(checkpoint))
         if checkpoint is None:
             try_saving(model, processor, folder)
-    wait()
+    processes.wait()
 
     # Training.
     module = data.objective.module(model)
-    trainer = make_trainer(recipe, stage, folder, model, module, data)
-    began = time.perf_counter()
+    trainer = make_trainer(recipe, stage, folder, model, module, data, origin, request)
+    if checkpoint is not None:
+        trainer.progress.load(checkpoint)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if (step := trainer.state.global_step) < trainer.order.steps:
+        kept = "kept in a checkpoint" if module is model else "the stage will begin anew"
+        raise Stopped(f"{folder}: {request.name or 'a signal'} came; stopped behind step {step}, {kept}; use --resume")
 
     # What it leaves; the record that says so last.
-    if module is model:  # Trainer gathers what is sharded
-        trainer.save_model(str(folder))
-    elif is_main():
-        save(model, processor, folder)
-    if is_main():
-        write_finished(folder, finish_record(trainer, time.perf_counter() - began, table))
-    wait()
+    partial = folder / PARTIAL / MODEL
+    with writing(folder):
+        if module is model:  # Trainer gathers what is sharded
+            trainer.save_model(str(partial))
+        elif processes.is_main():
+            save(model, processor, partial)
+    totals = trainer.progress.totals()
+    if processes.is_main():
+        put_model(partial, folder)
+        clean(folder)
+        write_json(folder / FINISHED, finish_record(trainer, totals, table))
+    processes.wait()
+
+
+def find_checkpoint(folder: Path, origin: dict[str, Any]) -> Path | None:
+    """The checkpoint that a stage goes on from (None: it begins), in a folder without leftovers; says on stderr which
+    ones are damaged. Raises UserError where none is intact, or it was trained under other conditions."""
+    clean(folder)
+    checkpoint, warnings = newest_intact(folder)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    if checkpoint is not None:
+        check_origin(checkpoint, origin)
+    return checkpoint
+
+
+def origin_of(spec: StageSpec) -> dict[str, Any]:
+    """What a checkpoint's files depend on and the recipe does not hold: the number of processes and what is in
+    DeepSpeed's file."""
+    deepspeed = None if spec.deepspeed is None else read_json(Path(spec.deepspeed))
+    return {"processes": processes.world_size(), "deepspeed": deepspeed}
 
 
 def make_trainer(
@@ -80,10 +115,14 @@ def make_trainer(
     model: ProxyVForConditionalGeneration,
     module: nn.Module,
     data: TrainingData,
+    origin: dict[str, Any],
+    request: Request,
 ) -> StageTrainer:
     """The stage's trainer. A stage's order of samples depends on the recipe's seed and the stage's name alone.
 
-    module: what the objective trains: the model, or a module around some of it.
+    Args:
+        module: what the objective trains: the model, or a module around some of it.
+        origin, request: see StageTrainer.
     """
     spec = recipe.stages[stage]
     if spec.deepspeed is not None:
@@ -96,7 +135,9 @@ def make_trainer(
         spec=spec,
         groups=parameter_groups(trained + data.objective.added(module), inner_matrices(model), spec),
         order=TrainingOrder(len(data), spec.global_batch_size, steps, seed, lengths),
-        log_file=folder / LOG,
+        folder=folder,
+        origin=origin,
+        request=request,
         model=module,
         args=training_arguments(recipe, stage, folder, steps),
         train_dataset=data,
@@ -119,13 +160,17 @@ def keep_layers_whole(model: ProxyVForConditionalGeneration) -> None:
     set_z3_leaf_modules(model, list({type(layer) for layer in layers}))
 
 
-def finish_record(trainer: StageTrainer, seconds: float, table: list[dict[str, Any]]) -> dict[str, Any]:
-    """What finished.json holds: steps, last loss, seconds, counts of samples, parameters, environment."""
+def finish_record(trainer: StageTrainer, totals: dict[str, int], table: list[dict[str, Any]]) -> dict[str, Any]:
+    """What finished.json holds: steps, last loss, parameters, environment, and of all legs together (steps that were
+    done twice count once) seconds, tokens, samples and what was skipped of them."""
+    step = trainer.state.global_step
     return {
-        "steps": trainer.state.global_step,
+        "steps": step,
         "loss": next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry),
-        "seconds": seconds,
-        "samples": trainer.total_counts,
+        "legs": trainer.progress.legs,
+        "seconds": trainer.progress.seconds,
+        "tokens": {name: totals[name] for name in ROWS},
+        "samples": {"trained": step * trainer.order.batch, **{name: totals[name] for name in COUNTS}},
         "parameters": table,
         "environment": environment(),
     }
@@ -142,9 +187,10 @@ def try_saving(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor
 
     Raises UserError where saving fails.
     """
-    trial = folder / ".trial-save"
+    trial = folder / PARTIAL / "trial"
     try:
-        save(model, processor, trial)
+        with writing(folder):
+            save(model, processor, trial)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: a model cannot be saved there ({' '.join(str(error).split())})") from error
     finally:
@@ -153,8 +199,5 @@ def try_saving(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor
 
 def trim_log(log_file: Path, steps: int) -> None:
     """Keep the log's lines up to a checkpoint; what came after it will be done again."""
-    if not log_file.is_file():
-        return
-    lines: list[str] = log_file.read_text(encoding="utf-8").splitlines(keepends=True)
-    entries: list[tuple[str, dict[str, Any]]] = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
-    log_file.write_text("".join(line for line, entry in entries if entry["step"] <= steps), encoding="utf-8")
+    if log_file.is_file():
+        write_records(log_file, [entry for entry in read_records(log_file) if entry["step"] <= steps])

@@ -1,10 +1,11 @@
-"""Hugging Face's Trainer with our sample order, parameter groups and log."""
+"""Hugging Face's Trainer with our sample order, parameter groups, log and checkpoints."""
 
 from __future__ import annotations
 
 import json
 import math
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -16,15 +17,21 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
+from proxyv import processes
 from proxyv.checkpoints.adapter_folder import load_weights, save_model
+from proxyv.checkpoints.checkpoint_folder import PARTIAL, checkpoint_name, checksums, put_checkpoint
+from proxyv.checkpoints.run_folder import LOG
 from proxyv.config import StageSpec
-from proxyv.constants import IGNORE_INDEX
 from proxyv.data.order import TrainingOrder
-from proxyv.data.outcomes import COUNTS
 from proxyv.errors import UserError
+from proxyv.files import writing
 from proxyv.model.lora import has_adapters
 from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.signals import Request
 from proxyv.train.optimizer import make_optimizer
+from proxyv.train.progress import Progress
+
+MODEL = "model"  # the stage's final model, in its folder of partial things
 
 
 class ProgressBar(ProgressCallback):
@@ -44,6 +51,21 @@ class LogLastStep(TrainerCallback):
         return control
 
 
+class StopOnRequest(TrainerCallback):
+    """All processes save a checkpoint and stop behind the same step, once a signal has come to one of them.
+
+    saves: whether the stage can keep checkpoints.
+    """
+
+    def __init__(self, request: Request, saves: bool):
+        self.request, self.saves = request, saves
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if processes.anywhere(self.request.name is not None, args.device) and state.global_step < state.max_steps:
+            control.should_training_stop, control.should_save = True, self.saves
+        return control
+
+
 class StageTrainer(Trainer):
     """Trainer of one stage.
 
@@ -51,19 +73,27 @@ class StageTrainer(Trainer):
         spec: the stage.
         groups: parameter groups, see `parameter_groups`.
         order: which sample comes when.
-        log_file: JSON lines; see `log`.
+        folder: the stage's.
+        origin: what a checkpoint is trained under, see `checkpoint_folder.check_origin`.
+        request: a signal to stop, once it has come.
     """
 
     def __init__(
-        self, *, spec: StageSpec, groups: list[dict[str, Any]], order: TrainingOrder, log_file: Path, **kwargs: Any
+        self,
+        *,
+        spec: StageSpec,
+        groups: list[dict[str, Any]],
+        order: TrainingOrder,
+        folder: Path,
+        origin: dict[str, Any],
+        request: Request,
+        **kwargs: Any,
     ):
-        self.spec, self.groups, self.order, self.log_file = spec, groups, order, log_file
-        self.counts = torch.zeros(len(COUNTS), dtype=torch.int64)  # of this process
-        self.total_counts = dict.fromkeys(COUNTS, 0)  # of all processes, at the last log entry
-        self.started = time.perf_counter()
-        self._start_interval()
+        self.spec, self.groups, self.order, self.folder, self.origin = spec, groups, order, folder, origin
         super().__init__(**kwargs)
+        self.progress = Progress(self.args.device)
         self.add_callback(LogLastStep)
+        self.add_callback(StopOnRequest(request, saves=isinstance(self.model, ProxyVForConditionalGeneration)))
         self.remove_callback(ProgressCallback)
         if not self.args.disable_tqdm:
             self.add_callback(ProgressBar)
@@ -88,26 +118,58 @@ class StageTrainer(Trainer):
             batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         except UserError as error:  # from a worker process it comes with that process's traceback
             raise UserError(str(error).strip().splitlines()[-1].removeprefix("proxyv.errors.UserError: ")) from error
-        self.waited += time.perf_counter() - before
+        self.progress.waited += time.perf_counter() - before
         for batch in batches:
-            self.counts += batch.pop("counts").cpu()
-            rows = batch.get("attention_mask", batch["labels"] != IGNORE_INDEX)
-            self.tokens += torch.stack([rows.sum(), (batch["labels"] != IGNORE_INDEX).sum()]).to(self.tokens)
+            self.progress.add(batch)
         if self.optimizer is not None:
             self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         return batches, items
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self.progress.loss += loss
+        return loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if "input_ids" in inputs:
             inputs = {**inputs, "use_cache": False}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
+    # ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where Trainer writes checkpoints: not into place, see `_save_checkpoint`."""
+        return str(self.folder / PARTIAL)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint aside and put it into place once every process has written its part.
+
+        Raises UserError in all processes where one of them finds no space; then what is in place stays as it was.
+        """
+        checkpoint = self.folder / checkpoint_name(self.state.global_step)
+        partial, problem = self.folder / PARTIAL / checkpoint.name, None
+        try:
+            with writing(checkpoint):
+                self.progress.save(partial)
+                super()._save_checkpoint(model, trial)
+        except UserError as error:
+            problem = str(error)
+        if problems := [of for of in processes.gather(problem) if of is not None]:
+            if processes.is_main():  # half of it only takes the space that is missing
+                shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(problems[0])
+        shares = processes.gather(checksums(partial, processes.rank(), processes.world_size()))
+        files = {name: of for share in shares for name, of in share.items()}
+        keep = self.spec.keep_checkpoints
+        processes.from_main(lambda: put_checkpoint(partial, checkpoint, files, self.origin, keep))
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not has_adapters(self.model):
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
-            folder = output_dir or self.args.output_dir
-            save_model(self.model, Path(folder), state_dict)
+            folder = Path(output_dir or self.args.output_dir)
+            place = self.folder if folder.name == MODEL else self.folder / folder.name
+            save_model(self.model, folder, state_dict, place)
             self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -117,48 +179,34 @@ class StageTrainer(Trainer):
             saved = ProxyVForConditionalGeneration.from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
             self.model.load_state_dict(saved.state_dict())
 
+    # ── log ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our figures to Trainer's and append them to the log file as one JSON line.
 
         Fields: step, loss, grad_norm, learning_rate/<group>, tokens_per_second (all rows) and
         supervised_tokens_per_second of all processes together, data_wait_seconds and peak_memory_gib of this one,
-        elapsed_seconds, epoch, and what was skipped or substituted since the stage began or was resumed.
+        elapsed_seconds, epoch, and what was skipped or substituted since the stage began, in all its legs.
 
-        Raises UserError for a loss that is not finite.
+        The loss is our own sum, not Trainer's: that one forgets the steps between the last line and a checkpoint.
+
+        Raises UserError for a loss that is not finite, and where the disk is full.
         """
+        step = self.state.global_step
         if "loss" in logs:
+            logs["loss"] = self.progress.mean_loss(step)
             logs.pop("learning_rate", None)
-            logs.update(self._figures())
+            logs.update({f"learning_rate/{name}": rate for name, rate in self.rates.items()})
+            logs.update(self.progress.figures())
+            logs["peak_memory_gib"] = peak_memory() / 2**30
         super().log(logs, start_time)
-        logs["epoch"] = self.state.global_step * self.order.batch / self.order.size
+        logs["epoch"] = step * self.order.batch / self.order.size
         if "loss" in logs and self.is_world_process_zero():
-            with self.log_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.state.global_step, **logs}) + "\n")
+            log_file = self.folder / LOG
+            with writing(log_file), log_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **logs}) + "\n")
         if not math.isfinite(logs.get("loss", 0.0)):
-            raise UserError(
-                f"{self.log_file}: the loss is {logs['loss']} at step {self.state.global_step}; lower the learning rate"
-            )
-
-    def _figures(self) -> dict[str, float]:
-        now = time.perf_counter()
-        totals = self.accelerator.reduce(torch.cat([self.tokens, self.counts]).to(self.args.device)).tolist()
-        rows, supervised, *counts = totals
-        self.total_counts = dict(zip(COUNTS, counts, strict=True))
-        figures = {
-            **{f"learning_rate/{name}": rate for name, rate in self.rates.items()},
-            "tokens_per_second": rows / (now - self.interval),
-            "supervised_tokens_per_second": supervised / (now - self.interval),
-            "data_wait_seconds": self.waited,
-            "peak_memory_gib": peak_memory() / 2**30,
-            "elapsed_seconds": now - self.started,
-            **{name: count for name, count in self.total_counts.items() if count},
-        }
-        self._start_interval()
-        return figures
-
-    def _start_interval(self) -> None:
-        self.interval, self.waited = time.perf_counter(), 0.0
-        self.tokens = torch.zeros(2, dtype=torch.int64)
+            raise UserError(f"{self.folder / LOG}: the loss is {logs['loss']} at step {step}; lower the learning rate")
 
 
 def peak_memory() -> int:

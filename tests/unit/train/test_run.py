@@ -14,11 +14,12 @@ from proxyv.model.registry import settle_method
 from proxyv.train import stage as stage_module
 from proxyv.train import train
 from proxyv.train.start import load_start, sanitise_generation
-from proxyv.train.trainer import StageTrainer
 from tests.small_runs import (
     ALL_GROUPS,
     PROXYV,
+    PowerCut,
     figures,
+    interrupt,
     page_recipe,
     read_log,
     record,
@@ -102,23 +103,6 @@ def test_how_the_work_is_cut_leaves_losses_alone(tmp_path, fields):
         assert other == pytest.approx(one, rel=2e-5)
 
 
-class InterruptedError_(Exception):
-    """Stands for the power cut."""
-
-
-def interrupt(monkeypatch, step):
-    """Stop the next run when it has done so many steps."""
-    original = StageTrainer.training_step
-
-    def stopping(self, *args, **kwargs):
-        if self.state.global_step == step:
-            raise InterruptedError_
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(StageTrainer, "training_step", stopping)
-    return lambda: monkeypatch.setattr(StageTrainer, "training_step", original)
-
-
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resumed_losses_equal_uninterrupted_ones(tmp_path, monkeypatch, optimizer):
     spec = stage(
@@ -128,7 +112,7 @@ def test_resumed_losses_equal_uninterrupted_ones(tmp_path, monkeypatch, optimize
     expected = train(recipe)
     cut = replace(recipe, name="cut")
     restore = interrupt(monkeypatch, 7)  # in the second stage, in the second epoch, one step after a checkpoint
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(PowerCut):
         train(cut)
     restore()
     run = tmp_path / "runs" / "cut"
@@ -150,7 +134,7 @@ def test_stage_without_checkpoint_begins_anew(tmp_path, monkeypatch):
     expected = figures(train(recipe), "mixed")
     cut = replace(recipe, name="cut")
     restore = interrupt(monkeypatch, 2)
-    with pytest.raises(InterruptedError_):
+    with pytest.raises(PowerCut):
         train(cut)
     restore()
     assert figures(train(cut, resume=True), "mixed") == expected
