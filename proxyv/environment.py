@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from proxyv import __version__
+from proxyv.errors import UserError, reason
 from proxyv.files import CHECKOUT
 from proxyv.results.origin import EnvironmentRecord, ModelRecord
 
@@ -82,6 +83,17 @@ def describe_model(model: Any) -> ModelRecord:
 def default_device() -> str:
     """ "cuda" where there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def find_device(name: str | None) -> str:
+    """The device of that name; None: `default_device`. Raises UserError for one that is not there."""
+    if name is None:
+        return default_device()
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch's builds raise for it
+        raise UserError(f"device: '{name}' is not there ({reason(error)}); use cpu or cuda") from error
+    return name
 
 
 def device_name(device: torch.device | str) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LONGEST_REASON = 300  # characters of a library's own message that are shown
 
 
 class UserError(ValueError):
@@ -27,3 +31,45 @@ def suggest(word: str, known: Iterable[str]) -> str:
     words = list(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else f"; known are {', '.join(sorted(words))}"
+
+
+@contextmanager
+def reading(path: str | Path, remedy: str) -> Iterator[None]:
+    """Whatever a library raises over a damaged file becomes one UserError that names the file, why, and the remedy.
+
+    The one place where all errors are caught, and for calls of libraries alone: what they raise over wrong input has
+    dozens of classes, most of them not public (safetensors and tokenizers raise Rust's, pyarrow its own, transformers
+    whatever its code runs into). As `naming` besides.
+    """
+    try:
+        with naming(path):
+            yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {remedy}") from error
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """A UserError that does not name the file or field gets its name in front."""
+    try:
+        yield
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line of bounded length; its class where it says nothing, or nothing but a key."""
+    said = " ".join(str(error).split())
+    if isinstance(error, (KeyError, IndexError, AttributeError)) or not said:
+        said = f"{type(error).__name__} {said}".strip()
+    return shorten(said, LONGEST_REASON)
+
+
+def shorten(text: str, length: int) -> str:
+    """A text of at most `length` characters, cut in the middle."""
+    half = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"

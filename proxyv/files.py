@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from proxyv.errors import UserError
+from proxyv.errors import UserError, reason
 
 # The root of the repository where the package runs from a checkout; elsewhere a folder without configs/ and eval/.
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -29,16 +30,38 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises UserError where it is missing or holds something else."""
+MAKE_AGAIN = "delete the file and make it again"
+
+
+def read_json(path: Path, remedy: str = MAKE_AGAIN) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises UserError, with `remedy`, where it is missing or anything else."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the evaluation first or fix the path")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; run the evaluation first or fix the path") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete the file and make it again") from error
+        value = parse_json(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({reason(error)}); {remedy}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: must hold a JSON object, found a {type(value).__name__}")
+        raise UserError(f"{path}: must hold a JSON object, found a {type(value).__name__}; {remedy}")
+    return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON text's value. Raises ValueError for numbers that are not finite and for characters that are no text, both
+    of which Python would take; RecursionError for hundreds of brackets in each other."""
+    value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a character, as "\\ud800", cannot be written again
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
     return value
 
 
@@ -97,8 +120,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line break is torn
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            records.append(parse_json(line))
+        except (ValueError, RecursionError) as error:
             if number == len(lines) - 1:
                 break
             raise UserError(f"{path}: line {number} is damaged; restore the file, or delete it") from error

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from proxyv.errors import UserError
+from proxyv.errors import UserError, reading
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.lora import NAME, adapter_parameters, has_adapters, inject, merge_adapters, require_peft
 from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.sources import SAVE_AGAIN
 
 ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -128,19 +129,24 @@ def load_adapter_folder(folder: str | Path, **options: Any) -> ProxyVForConditio
     require_peft(str(folder))
     from peft import LoraConfig
 
-    config = LoraConfig.from_pretrained(str(folder / ADAPTER))
+    with reading(folder / ADAPTER / ADAPTER_CONFIG, SAVE_AGAIN):
+        config = LoraConfig.from_pretrained(str(folder / ADAPTER))
+    method = ProxyVConfig.from_pretrained(folder).method
     model = load_model(find_base(config.base_model_name_or_path, folder), **options)
     merge_adapters(model)
-    model.switch_method(ProxyVConfig.from_pretrained(folder).method)
-    inject(model, config)
+    with reading(folder / "config.json", SAVE_AGAIN):
+        model.switch_method(method)
+    with reading(folder / ADAPTER / ADAPTER_CONFIG, SAVE_AGAIN):
+        inject(model, config)
     load_weights(model, folder)
     return model.eval()
 
 
-def find_base(reference: str, folder: Path) -> Path:
-    """The base model's folder, whose path may be relative to the adapter folder. Raises UserError if it is gone."""
-    for path in (folder / reference, Path(reference)):
-        if (path / "config.json").is_file():
+def find_base(reference: Any, folder: Path) -> Path:
+    """The base model's folder, whose path may be relative to the adapter folder. Raises UserError if it is gone, or
+    would be its own base."""
+    for path in (folder / str(reference), Path(str(reference))):
+        if (path / "config.json").is_file() and not folder.resolve().is_relative_to(path.resolve()):
             return path
     raise UserError(
         f"{folder / ADAPTER / ADAPTER_CONFIG}: base_model_name_or_path: '{reference}' is no model folder; "
@@ -159,12 +165,9 @@ def load_weights(model: ProxyVForConditionalGeneration, folder: Path) -> None:
 
 def _copy(model: ProxyVForConditionalGeneration, file: Path) -> None:
     """Copy one file's weights into the model. Raises UserError where they do not fit, or cannot be read."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            groups = set((opened.metadata() or {}).get("groups", "").split())
-            values = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); restore it, or save the adapter again") from error
+    with reading(file, SAVE_AGAIN), safe_open(file, framework="pt") as opened:
+        groups = set((opened.metadata() or {}).get("groups", "").split())
+        values = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     names = _kept_names(model, groups) if file.name == TRAINED else _adapter_names(model)
     here = model.state_dict()
     bad = {

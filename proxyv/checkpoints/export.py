@@ -8,7 +8,6 @@ The card says that loading needs proxyv installed.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -21,8 +20,12 @@ from proxyv.convert.folder import meta_model
 from proxyv.convert.plan import ConversionPlan, Part, Tensors
 from proxyv.convert.tower import tower_translation
 from proxyv.convert.weights import find_weights
-from proxyv.errors import UserError
+from proxyv.errors import UserError, naming
+from proxyv.files import read_json
 from proxyv.model import ProxyVConfig, ProxyVProcessor
+from proxyv.model.generation_settings import check_generation
+from proxyv.model.processing import check_fit
+from proxyv.model.sources import SAVE_AGAIN
 
 _PATTERNS = (
     "config.json",
@@ -76,15 +79,14 @@ def _check_complete(folder: Path) -> ProxyVConfig:
 
     Raises UserError where one of them is missing or does not fit.
     """
-    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    model_type = read_json(folder / "config.json", SAVE_AGAIN).get("model_type")
     if model_type != ProxyVConfig.model_type:
         raise UserError(f"{folder}: model_type '{model_type}' is not proxyv's; convert it first")
-    try:
-        ProxyVProcessor.from_pretrained(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: has no processor; save it beside the weights") from error
-    config = ProxyVConfig.from_pretrained(folder)
-    model = meta_model(config)
+    processor, config = ProxyVProcessor.from_pretrained(folder), ProxyVConfig.from_pretrained(folder)
+    check_generation(folder)
+    with naming(folder):
+        check_fit(config, processor)
+        model = meta_model(config)
     tower = tower_translation(model)
 
     def translate(name: str, tensor: torch.Tensor) -> Tensors | None:

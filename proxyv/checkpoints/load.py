@@ -10,12 +10,14 @@ import torch
 
 from proxyv.checkpoints.adapter_folder import is_adapter_folder, load_model
 from proxyv.checkpoints.run_folder import find_model, read_recipe, run_of
-from proxyv.environment import default_device
+from proxyv.environment import find_device
+from proxyv.errors import naming
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
 from proxyv.model.attention import require_back_end
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.dtypes import find_dtype
 from proxyv.model.lora import merge_adapters
+from proxyv.model.processing import check_fit
 from proxyv.model.quantisation import quantised_loading
 
 AUTO = "auto"  # the precision that a model was saved in
@@ -46,19 +48,21 @@ def load_for_evaluation(
         attention: a back-end; None: sdpa, or eager where the LLM caps its scores.
         load_in: "8bit" or "4bit": quantise the LLM's layers, and nothing else; None: do not.
 
-    Raises UserError where there is no model, or the weights do not fit.
+    Raises UserError where there is no model, or the weights do not fit. What can be seen without weights comes first.
     """
     precision = AUTO if dtype == AUTO else find_dtype(dtype, also=[AUTO])
     if attention is not None:
         require_back_end(attention)
     folder = find_model(path)
     run = run_of(folder) or folder
-    place, options = device or default_device(), {"dtype": precision, "attn_implementation": attention}
+    place, options = find_device(device), {"dtype": precision, "attn_implementation": attention}
+    processor = ProxyVProcessor.from_pretrained(folder)
+    with naming(folder):
+        check_fit(ProxyVConfig.from_pretrained(folder), processor)
     if load_in is None:
         model = load_model(folder, **options).to(place)
     else:
         model = load_quantised(folder, load_in, place, options)
-    processor = ProxyVProcessor.from_pretrained(folder)
     return Loaded(run, model.eval(), processor, read_recipe(run))
 
 

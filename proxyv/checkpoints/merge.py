@@ -10,10 +10,11 @@ import torch
 
 from proxyv.checkpoints.adapter_folder import is_adapter_folder, load_adapter_folder
 from proxyv.checkpoints.run_folder import RECIPE, find_model, run_of
-from proxyv.errors import UserError
+from proxyv.errors import UserError, naming
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
 from proxyv.model.dtypes import find_dtype
 from proxyv.model.lora import merge_adapters
+from proxyv.model.processing import check_fit
 
 # Largest difference of a logit that is allowed, as a share of the largest logit: merging adds up in another order,
 # and a model that is saved in half precision rounds its merged weights.
@@ -61,11 +62,14 @@ def merge_folder(source: str | Path, target: str | Path, dtype: str = "float32")
 
 def _write_merged(folder: Path, partial: Path, dtype: torch.dtype) -> torch.Tensor:
     """Write the merged model to `partial`; returns the logits of the adapted one."""
+    processor = ProxyVProcessor.from_pretrained(folder)
     model = load_adapter_folder(folder, dtype=torch.float32)
+    with naming(folder):
+        check_fit(model.config, processor)
     expected = made_up_logits(model)
     merge_adapters(model)
     model.to(dtype).save_pretrained(partial)
-    ProxyVProcessor.from_pretrained(folder).save_pretrained(partial)
+    processor.save_pretrained(partial)
     run = run_of(folder)
     if run is not None:  # names suite and data for `proxyv eval`
         shutil.copy(run / RECIPE, partial)

@@ -10,7 +10,8 @@ from transformers import PreTrainedConfig
 
 from proxyv.convert.plan import Tensors
 from proxyv.errors import UserError
-from proxyv.model.configuration import ProxyVConfig, sub_config
+from proxyv.model.configuration import ProxyVConfig
+from proxyv.model.sub_configs import sub_config
 
 # Their model type → our family. LLaVA-1.5 was released as "llava".
 MODEL_TYPES = {

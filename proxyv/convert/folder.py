@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from proxyv.convert.plan import ConversionPlan
 from proxyv.errors import UserError
+from proxyv.files import read_json
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.image_processing import ProxyVImageProcessor
 from proxyv.model.modeling import ProxyVForConditionalGeneration
-from proxyv.model.processing import ProxyVProcessor, chat_template
+from proxyv.model.processing import ProxyVProcessor
+from proxyv.model.sources import load_tokenizer
+from proxyv.model.sub_configs import check_token_ids
+from proxyv.model.templates import chat_template
 from proxyv.model.vision import grid_side
 
 # Family → chat template; None: the tokenizer's own. Llama 3 and Vicuna differ in the size of their vocabularies.
@@ -43,10 +46,7 @@ def template_name(config: ProxyVConfig, wanted: str | None) -> str | None:
 
 def read_tokenizer(source: Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside the weights, with a padding token. Raises UserError where there is none."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source}: no tokenizer beside the weights; copy the LLM's tokenizer files there") from error
+    tokenizer = load_tokenizer(source, "tokenizer beside the weights")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
@@ -85,7 +85,8 @@ def grid_of(pinpoints: Any, size: int, source: Path) -> list[list[int]] | None:
     """Pixel sizes (width, height) → (columns, rows). Raises UserError for anything but a list of pairs."""
     if pinpoints is None:
         return None
-    if isinstance(pinpoints, str) or not all(len(pair) == 2 for pair in pinpoints):
+    pairs = pinpoints if isinstance(pinpoints, list) else [None]
+    if not all(isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair) for pair in pairs):
         raise UserError(f"{source / 'config.json'}: image_grid_pinpoints must list (width, height) pairs of pixels")
     return [[width // size, height // size] for width, height in pinpoints]
 
@@ -118,7 +119,9 @@ def write_folder(
 def _generation_ids(source: Path) -> dict[str, Any]:
     """Token ids only: Vicuna's and other generation configs hold sampling fields that cannot be saved again."""
     path = source / "generation_config.json"
-    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = read_json(path, "download it again") if path.is_file() else {}
+    for key in ("bos_token_id", "eos_token_id"):
+        check_token_ids(found.get(key), f"{path}: {key}")
     return {key: found[key] for key in ("bos_token_id", "eos_token_id") if found.get(key) is not None}
 
 

@@ -11,14 +11,16 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
 from proxyv.convert.plan import ConversionPlan, Part, Tensors
 from proxyv.convert.weights import find_weights
-from proxyv.errors import UserError
+from proxyv.errors import UserError, naming
+from proxyv.files import read_json
+from proxyv.model.sub_configs import sub_config
 
 _RENAMES = {
     "model.tok_embeddings.weight": "model.embed_tokens.weight",
@@ -65,7 +67,9 @@ def internlm_plan(source: Path, their_config: Mapping[str, Any]) -> ConversionPl
     if their_config.get("bias"):
         raise UserError(f"{source / 'config.json'}: bias: true has no place in Llama's layout; not supported")
     known = {*LlamaConfig().to_dict(), "rope_theta", "rope_scaling"} - _NOT_LLAMA
-    config = LlamaConfig(**{key: value for key, value in their_config.items() if key in known and value is not None})
+    fields = {key: value for key, value in their_config.items() if key in known and value is not None}
+    with naming(source / "config.json"):
+        config = cast(LlamaConfig, sub_config({"model_type": "llama", **fields}, "config"))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
 
@@ -107,7 +111,7 @@ def _copy_tokenizer(source: Path, target: Path) -> list[str]:
     if not fast and not (target / "tokenizer.model").is_file():
         return ["no tokenizer beside the weights; name one in the recipe (llm.tokenizer)"]
     path = source / "tokenizer_config.json"
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = read_json(path, "download it again") if path.is_file() else {}
     settings.pop("auto_map", None)
     settings["tokenizer_class"] = "PreTrainedTokenizerFast" if fast else "LlamaTokenizer"
     (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -18,8 +18,9 @@ from proxyv.convert.plan import ConversionPlan, Part, Tensors, Translate
 from proxyv.convert.tower import tower_prefix
 from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
-from proxyv.model.configuration import ProxyVConfig, sub_config
+from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.sub_configs import sub_config
 
 MODEL_TYPES = ("llava", "llava_next")
 

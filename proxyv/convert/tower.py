@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,11 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from proxyv.convert.plan import Part, Tensors, Translate
 from proxyv.convert.weights import find_weights, locate
-from proxyv.errors import UserError
+from proxyv.errors import UserError, reading
+from proxyv.files import read_json
 from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.sources import check_source
+from proxyv.model.sub_configs import sub_config
 
 # Parts of a CLIP or SigLIP checkpoint beside the vision tower.
 _NOT_VISION = ("text_model.", "text_projection", "visual_projection", "logit_scale", "logit_bias")
@@ -22,13 +24,12 @@ def tower_config(name: str | None, field: str) -> PreTrainedConfig:
     """The vision configuration of a CLIP or SigLIP folder or hub id. Raises UserError where there is none."""
     if name is None:
         raise UserError(f"{field}: names no vision tower; give its folder or hub id with --tower")
-    try:
+    check_source(name, field)
+    with reading(f"{field}: '{name}'", "give the tower's folder or hub id with --tower"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{field}: no configuration at '{name}'; give the tower's folder or hub id with --tower"
-        ) from error
-    return getattr(config, "vision_config", config)
+        tower = getattr(config, "vision_config", config)
+        values = {key: value for key, value in tower.to_dict().items() if key != "transformers_version"}
+    return sub_config(values, f"{field}: '{name}'")
 
 
 def tower_prefix(model: ProxyVForConditionalGeneration) -> str:
@@ -60,10 +61,4 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: no config.json; give the folder of a checkpoint")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); download it again") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: must hold a JSON object")
-    return config
+    return read_json(path, "download it again")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +11,10 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
-from proxyv.errors import UserError
+from proxyv.errors import UserError, reading
+from proxyv.model.sources import check_source, indexed_files
 
+_AGAIN = "download the file again"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What a model folder on the hub is made of, without its code.
 _SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -33,12 +33,12 @@ class WeightFiles:
         """
         if file.suffix != ".safetensors":
             return _unpickle(file, "meta")
-        with safe_open(file, framework="pt") as opened:
+        with reading(file, _AGAIN), safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-        return {
-            name: torch.empty(of.get_shape(), dtype=_DTYPES.get(of.get_dtype(), torch.int64), device="meta")
-            for name, of in slices.items()
-        }
+            return {
+                name: torch.empty(of.get_shape(), dtype=_DTYPES.get(of.get_dtype(), torch.int64), device="meta")
+                for name, of in slices.items()
+            }
 
     def outlines(self) -> dict[str, torch.Tensor]:
         """`outline` of all files together."""
@@ -61,10 +61,7 @@ def find_weights(folder: Path) -> WeightFiles:
     """
     for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            if absent := [name for name in names if not (folder / name).is_file()]:
-                raise UserError(f"{index}: lists files that are not there: {', '.join(absent)}; download them again")
-            return WeightFiles(tuple(folder / name for name in names))
+            return WeightFiles(tuple(indexed_files(index)))
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise UserError(f"{folder}: no weights (*.safetensors or pytorch_model*.bin); give the checkpoint's folder")
@@ -80,6 +77,7 @@ def locate(source: str | Path, field: str, weights: bool = True) -> Path:
 
     Raises UserError where it is neither.
     """
+    check_source(source, field)
     if Path(source).is_dir():
         return Path(source)
     try:
@@ -94,10 +92,8 @@ def locate(source: str | Path, field: str, weights: bool = True) -> Path:
 def _unpickle(file: Path, device: str) -> dict[str, torch.Tensor]:
     """A `.bin` file's tensors; torch refuses whatever else it holds. Raises UserError where there is such."""
     mapped = device == "cpu" and zipfile.is_zipfile(file)  # files of torch before 1.6 cannot be mapped
-    try:
+    with reading(file, "it must hold plain tensors; download it again or use safetensors"):
         found = torch.load(file, map_location=device, weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{file}: cannot be read as plain tensors; download it again or use safetensors") from error
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise UserError(f"{file}: must hold a mapping of names to tensors")
     return found

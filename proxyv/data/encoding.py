@@ -53,7 +53,11 @@ def check_template(processor: ProxyVProcessor) -> None:
 
 
 def render(processor: ProxyVProcessor, messages: Sequence[dict[str, str]]) -> tuple[str, list[tuple[int, int]]]:
-    """A conversation as text, and the character spans [start, end) of what the assistant says in it."""
+    """A conversation as text, and the character spans [start, end) of what the assistant says in it.
+
+    Raises UserError for a template that is wrong or does not end.
+    """
+    processor.check_chat(messages)
     texts, spans = render_jinja_template(
         conversations=[list(messages)],
         chat_template=processor.chat_template,

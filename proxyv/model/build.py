@@ -6,17 +6,20 @@ import contextlib
 from typing import Any, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from proxyv.config import Recipe
-from proxyv.errors import UserError
+from proxyv.errors import UserError, reading
 from proxyv.model.attention import require_back_end
 from proxyv.model.character_tokenizer import make_character_tokenizer
-from proxyv.model.configuration import ProxyVConfig, sub_config
+from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.image_processing import PAPER_GRID, ProxyVImageProcessor
 from proxyv.model.modeling import ProxyVForConditionalGeneration
-from proxyv.model.processing import ProxyVProcessor, chat_template
+from proxyv.model.processing import ProxyVProcessor
 from proxyv.model.registry import make_method
+from proxyv.model.sources import CONVERT, check_folder, check_source, check_weights, load_tokenizer
+from proxyv.model.sub_configs import sub_config
+from proxyv.model.templates import chat_template
 from proxyv.model.vision import grid_side
 from proxyv.pages import QUESTION_WORDS, TEXT_CHARACTERS
 
@@ -67,11 +70,12 @@ def _load_part(model: ProxyVForConditionalGeneration, part: str, source: str | N
     fresh weights. Raises UserError for missing, unused and misshapen weights."""
     if source is None:
         return
+    check_source(source, field)
+    check_folder(source)
+    check_weights(source)
     module = model.get_submodule(part)
-    try:
-        loaded = cast(Any, type(module)).from_pretrained(source)
-    except OSError as error:
-        raise UserError(f"{field}: '{source}' cannot be loaded; give a folder or a reachable hub id") from error
+    with reading(f"{field}: '{source}'", f"give a folder of safetensors or a reachable hub id of one; {CONVERT}"):
+        loaded = cast(Any, type(module)).from_pretrained(source, use_safetensors=True, trust_remote_code=False)
     try:
         result = module.load_state_dict(loaded.state_dict(), strict=False)
     except RuntimeError as error:  # shapes
@@ -126,7 +130,4 @@ def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
         return make_character_tokenizer(TEXT_CHARACTERS, QUESTION_WORDS)
     if source is None:
         raise UserError("llm.tokenizer: name a tokenizer (hub id, folder, or 'characters')")
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise UserError(f"llm.tokenizer: '{source}' cannot be loaded; give a folder or a reachable hub id") from error
+    return load_tokenizer(source, "llm.tokenizer")

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from proxyv.errors import UserError, suggest
+from proxyv.errors import UserError, reading, suggest
 from proxyv.model.families import drop_sliding_window
 from proxyv.model.layout import NEWLINE_POSITIONS
+from proxyv.model.sources import SAVE_AGAIN, check_folder, check_source
+from proxyv.model.sub_configs import MOST, sub_config
 from proxyv.model.vision import grid_side
-
-
-def sub_config(values: PreTrainedConfig | dict[str, Any], field: str) -> PreTrainedConfig:
-    """A Hugging Face configuration from its dict form, by its `model_type`.
-
-    Raises UserError that names `field` where transformers does not know the type.
-    """
-    if isinstance(values, PreTrainedConfig):
-        return values
-    fields = dict(values)
-    model_type = fields.pop("model_type", None)
-    try:
-        return AutoConfig.for_model(model_type, **fields)
-    except ValueError as error:
-        raise UserError(
-            f"{field}.model_type: '{model_type}' is unknown to transformers; name a model type it has"
-        ) from error
 
 
 class ProxyVConfig(PreTrainedConfig):
@@ -60,17 +46,36 @@ class ProxyVConfig(PreTrainedConfig):
         self.text_config = sub_config(text_config or {"model_type": "llama"}, "llm.config")
         drop_sliding_window(self.text_config)
         self.vision_config = sub_config(vision_config or {"model_type": "clip_vision_model"}, "vision.config")
-        self.method = method or {"name": "full"}
+        self.method = {"name": "full"} if method is None else method
+        if not isinstance(self.method, dict):
+            raise UserError(f"method: {method!r:.100} must be a mapping with a name")
+        _check_index("image_token_id", image_token_id, 0, MOST)
+        blocks = int(self.vision_config.num_hidden_layers)
+        _check_index("feature_layer", feature_layer, -blocks - 1, blocks)
         self.image_token_id = image_token_id
         self.feature_layer = feature_layer
         if newline_positions not in NEWLINE_POSITIONS:
-            hint = suggest(newline_positions, NEWLINE_POSITIONS)
+            hint = suggest(str(newline_positions), NEWLINE_POSITIONS)
             raise UserError(f"newline_positions: '{newline_positions}' is unknown{hint}")
         self.newline_positions = newline_positions
         kwargs.setdefault("tie_word_embeddings", False)  # the LLM ties its own embeddings
         super().__init__(**kwargs)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As Hugging Face's. Raises UserError where there is none, it is damaged, or the folder brings code."""
+        source = pretrained_model_name_or_path
+        check_source(source, "model")
+        check_folder(source)
+        with reading(Path(source) / "config.json", SAVE_AGAIN):
+            return super().from_pretrained(source, **{**kwargs, "trust_remote_code": False})
+
     @property
     def tokens_per_crop(self) -> int:
         """Vision tokens that one crop puts into the LLM, without its newline."""
         return grid_side(self.vision_config) ** 2
+
+
+def _check_index(field: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UserError(f"{field}: {value!r:.100} must be a whole number from {low} to {high}")

@@ -24,6 +24,9 @@ IMAGE_MODES: tuple[ImageMode, ...] = get_args(ImageMode)
 # The authors' grids in crops (columns, rows): at 336 px, 336×672, 672×336, 672×672, 1008×336, 336×1008.
 PAPER_GRID = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
 
+MOST_PIXELS, MOST_CROPS = 4096, 64  # of a crop's side; of a grid's side
+SMALLEST_STD = 1e-3  # of values in 0…1; smaller ones only blow up rounding
+
 
 class ProxyVImageProcessor(BaseImageProcessor):
     """Images → normalised square crops.
@@ -36,7 +39,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
         grid: anyres: allowed (columns, rows), in crops; none: the whole image is the only crop.
         image_mean, image_std: normalisation per channel, for values in 0…1 (by default CLIP's, arXiv 2103.00020).
 
-    Raises UserError for an unknown image mode.
+    Raises UserError for an unknown image mode, and for numbers that are none or make no crops.
     """
 
     model_input_names = ["pixel_values", "crops_per_image"]
@@ -54,6 +57,15 @@ class ProxyVImageProcessor(BaseImageProcessor):
         super().__init__(**kwargs)
         if image_mode not in IMAGE_MODES:
             raise UserError(f"vision.image_mode: '{image_mode}' is unknown{suggest(image_mode, IMAGE_MODES)}")
+        _check("crop_size", crop_size, 1, MOST_PIXELS, int)
+        _check("tokens_per_crop", tokens_per_crop, 1, MOST_PIXELS, int)
+        for pair in _listed("grid", grid):
+            for side in _listed("grid", pair, 2):
+                _check("grid", side, 1, MOST_CROPS, int)
+        for value in _listed("image_mean", image_mean, 3):
+            _check("image_mean", value, 0, 1)
+        for value in _listed("image_std", image_std, 3):
+            _check("image_std", value, SMALLEST_STD, 1)
         self.crop_size = crop_size
         self.tokens_per_crop = tokens_per_crop
         self.image_mode = image_mode
@@ -128,6 +140,20 @@ def fitted_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, in
     if wide < high:
         return target_width, min(math.ceil(height * wide), target_height)
     return min(math.ceil(width * high), target_width), target_height
+
+
+def _listed(field: str, values: Any, length: int | None = None) -> Sequence[Any]:
+    """The values. Raises UserError for what is no list of that length."""
+    if not isinstance(values, (list, tuple)) or length not in (None, len(values)):
+        raise UserError(f"vision.{field}: {values!r:.100} must be a list" + (f" of {length}" if length else ""))
+    return values
+
+
+def _check(field: str, value: Any, low: float, high: float, kind: Any = (int, float)) -> None:
+    """Raise UserError for what is no number of this kind within these bounds."""
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+        number = "a whole number" if kind is int else "a number"
+        raise UserError(f"vision.{field}: {value!r:.100} must be {number} from {low} to {high}")
 
 
 def _centred(image: Image.Image, size: tuple[int, int], colour: tuple[int, ...]) -> Image.Image:

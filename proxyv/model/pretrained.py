@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +10,12 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, initialization
 from transformers.models.clip import modeling_clip
 
-from proxyv.errors import UserError
+from proxyv.errors import UserError, naming, reading
 from proxyv.model.attention import check_back_end
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.families import check_family, family_of
+from proxyv.model.generation_settings import check_generation
+from proxyv.model.sources import SAVE_AGAIN, check_source, check_weights, weight_shapes
 from proxyv.model.vision import Projector, TowerView
 
 # Older transformers nest a tower's weights below `vision_model`; newer ones save them without, and read both.
@@ -43,25 +46,55 @@ class ProxyVPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         check_family(config.text_config)
         check_back_end(config.text_config._attn_implementation, config.text_config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        with reading("vision.config", "fix the field that it says"):
+            self.vision_tower = AutoModel.from_config(config.vision_config)
         self.projector = Projector(config.vision_config.hidden_size, config.text_config.hidden_size)
         self.image_newline = nn.Parameter(torch.zeros(config.text_config.hidden_size))
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        with reading("llm.config", "fix the field that it says"):
+            self.language_model = AutoModelForCausalLM.from_config(config.text_config)
 
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Hugging Face's `from_pretrained`, but missing, unused or misshapen weights are an error, not a warning.
+        """Hugging Face's `from_pretrained`, but missing, unused or misshapen weights are an error, not a warning, and
+        weights are read from safetensors alone.
 
-        Raises UserError that lists them.
+        Raises UserError that lists them, and for a folder that is not there, damaged, or brings code of its own.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("key_mapping", TOWER_KEYS)
-        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        if path is not None:
+            check_source(path, "model")
+            check_weights(path)
+            check_generation(Path(path))
+            kwargs.setdefault("config", ProxyVConfig.from_pretrained(path))
+            cls._check_shapes(Path(path), kwargs["config"])
+        with reading(path, SAVE_AGAIN):
+            model, info = super().from_pretrained(
+                path, *args, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **kwargs
+            )
         bad = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind != "error_msgs"}
         if bad:
             listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(keys)}" for kind, keys in bad.items())
             raise UserError(f"{path}: the weights do not fit the configuration: {listed}")
         return (model, info) if wants_info else model
+
+    @classmethod
+    def _check_shapes(cls, folder: Path, config: ProxyVConfig) -> None:
+        """Raise UserError where a configuration cannot be built, or a folder's weights have other shapes than it says.
+
+        Looked up on shapes alone: a wrong number in the configuration must not be what memory is taken by.
+        """
+        with naming(folder / "config.json"), torch.device("meta"):
+            wanted = {name: tuple(value.shape) for name, value in cls(config).state_dict().items()}
+        found = weight_shapes(folder)
+        names = {name: name.replace("vision_tower.vision_model.", "vision_tower.") for name in found}
+        wanted = {name.replace("vision_tower.vision_model.", "vision_tower."): shape for name, shape in wanted.items()}
+        for name, shape in found.items():
+            if shape != wanted.get(names[name], shape):
+                raise UserError(
+                    f"{folder}: the weights do not fit the configuration: {name} is {shape}, "
+                    f"config.json says {wanted[names[name]]}"
+                )
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
         """Hugging Face's own. Raises UserError for a back-end that cannot run the LLM."""

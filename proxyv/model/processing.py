@@ -11,15 +11,21 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 
 from proxyv.constants import IMAGE_TOKEN
-from proxyv.errors import UserError, suggest
+from proxyv.errors import UserError, reading
+from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.image_processing import ProxyVImageProcessor
 from proxyv.model.plain_text import protect, tokenize
+from proxyv.model.sources import SAVE_AGAIN, load_tokenizer
+from proxyv.model.templates import check_rendering
 
-_TEMPLATES = Path(__file__).parent / "chat_templates"
+# Where a folder keeps the image processor's settings, now and as older versions saved them.
+_SETTINGS = ("processor_config.json", "preprocessor_config.json")
+# Of the arguments of `apply_chat_template`, those that Hugging Face hands to every template.
+_SEEN_BY_TEMPLATES = ("add_generation_prompt", "tools", "documents")
 
 
 class ProxyVProcessor(ProcessorMixin):
@@ -52,10 +58,25 @@ class ProxyVProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> ProxyVProcessor:
-        """Load a saved processor: folder or hub id; `kwargs` as for Hugging Face's tokenizers."""
+        """Load a saved processor: folder or hub id; `kwargs` as for Hugging Face's tokenizers.
+
+        Raises UserError for one that is not there, damaged, or brings code of its own.
+        """
+        source = pretrained_model_name_or_path
+        folder = Path(source)
+        if folder.is_dir() and not any((folder / name).is_file() for name in _SETTINGS):
+            raise UserError(f"{folder}: has no processor ({_SETTINGS[0]}); save it beside the weights")
+        tokenizer = load_tokenizer(source, "processor", **kwargs)
         # Not through AutoImageProcessor, for which older transformers 5 want torchvision; nothing here needs it.
-        images = ProxyVImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return cls(images, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs))
+        with reading(source, SAVE_AGAIN):
+            return cls(ProxyVImageProcessor.from_pretrained(source, **kwargs), tokenizer)
+
+    def try_chat(self) -> None:
+        """Raise UserError where the chat template is missing or broken, or loses a question or its image."""
+        question = f"{IMAGE_TOKEN}\nWhat is it?"
+        text = self.check_chat([{"role": "user", "content": question}], add_generation_prompt=True)
+        if text.count(IMAGE_TOKEN) != 1 or "What is it?" not in text:
+            raise UserError("chat template: loses the question or its image; mend it, or name another")
 
     def __call__(
         self,
@@ -122,15 +143,37 @@ class ProxyVProcessor(ProcessorMixin):
                 raise UserError(f"{where} has {want} <image> mark(s) but {have} image(s); make them equal")
         return [image for of_text in images for image in (of_text or [])] if nested else list(images)
 
+    def check_chat(self, messages: Sequence[Any], chat_template: str | None = None, **variables: Any) -> str:
+        """A conversation as text, rendered within a budget. Raises UserError as `check_rendering` does."""
+        special = {name: value for name, value in self.tokenizer.special_tokens_map.items() if isinstance(value, str)}
+        return check_rendering(chat_template or self.chat_template, messages, **{**special, **variables})
+
+    def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:
+        """As Hugging Face's. Raises UserError for a template that is wrong or does not end (see templates.py)."""
+        variables = {name: value for name, value in kwargs.items() if name in _SEEN_BY_TEMPLATES}
+        several = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        for messages in conversation if several else [conversation]:
+            self.check_chat(messages, chat_template, **variables)
+        return super().apply_chat_template(conversation, chat_template, **kwargs)
+
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", *self.image_processor.model_input_names]
 
 
-def chat_template(name: str) -> str:
-    """The Jinja text of `chat_templates/<name>.jinja`. Raises UserError for an unknown name, with the nearest known."""
-    path = _TEMPLATES / f"{name}.jinja"
-    if not path.is_file():
-        known = [p.stem for p in _TEMPLATES.glob("*.jinja")]
-        raise UserError(f"llm.chat_template: '{name}' is unknown{suggest(name, known)}")
-    return path.read_text(encoding="utf-8")
+def check_fit(config: ProxyVConfig, processor: ProxyVProcessor) -> None:
+    """Raise UserError where a processor is not that of the model: other crops, another placeholder, a tokenizer with
+    ids that the LLM has no embedding for (`<image>` needs none), a chat template that does not work."""
+    processor.try_chat()
+    images, vision = processor.image_processor, config.vision_config
+    for name, of_processor, of_model in (
+        ("crop_size", images.crop_size, vision.image_size),
+        ("tokens_per_crop", images.tokens_per_crop, config.tokens_per_crop),
+        ("image_token_id", processor.image_token_id, config.image_token_id),
+    ):
+        if of_processor != of_model:
+            raise UserError(f"{name}: {of_processor} in the processor, {of_model} in the model; they must be the same")
+    largest = max(token for token in processor.tokenizer.get_vocab().values() if token != processor.image_token_id)
+    rows = config.text_config.vocab_size
+    if largest >= rows:
+        raise UserError(f"llm.config.vocab_size: {rows} is too small for the tokenizer; use at least {largest + 1}")

@@ -11,9 +11,9 @@ import torch
 from proxyv.config import Recipe, load_recipe
 from proxyv.errors import UserError
 from proxyv.methods import make_method, method_classes
-from proxyv.model.configuration import sub_config
 from proxyv.model.image_processing import PAPER_GRID, best_grid
 from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.sub_configs import sub_config
 
 
 def check_sample(recipe: Recipe, crops: int | None, text_tokens: int) -> int:

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from proxyv.errors import UserError
 from proxyv.files import read_json
 from proxyv.report.published import published_figure
 from proxyv.results.bench import FlatBench
+from proxyv.results.check import checked
 from proxyv.results.profile import Profile
 from proxyv.results.scores import BenchmarkResult, SuitePart, SuiteResult
 from proxyv.results.sweep import SweepProfile, SweepResult, SweepSuite
@@ -30,6 +30,17 @@ FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED = "decoder GFLOPs", "FLOPs reduction %", "pu
 TOTAL_SAVED, PREFILL_SAVED, LOSS = "total FLOPs reduction %", "prefill time reduction %", "final training loss"
 COSTS = (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, TOTAL_SAVED, PREFILL_SAVED, LOSS)
 SWEEP = "sweep.json"
+# What tables read, and every version wrote.
+NEEDED_OF_PARTS = ("title", "main", "main_score", "num_samples")
+NEEDED_OF_SUITES = ("title", "score_name", "score", "benchmarks", *(f"benchmarks.*.{name}" for name in NEEDED_OF_PARTS))
+NEEDED_OF_SWEEPS = (
+    "recipes",
+    *(f"recipes.*.{name}" for name in ("profile", "runs", "summary", "failed")),
+    *(f"recipes.*.runs.*.{name}" for name in ("training", "suite", "benchmarks")),
+    *(f"recipes.*.runs.*.benchmarks.*.{name}" for name in ("title", "main", "main_score", "protocol")),
+    *(f"recipes.*.runs.*.suite.{name}" for name in ("title", "score_name", "score")),
+    "recipes.*.runs.*.training.loss",
+)
 
 
 @dataclass
@@ -63,7 +74,7 @@ def find_runs(paths: Sequence[str | Path]) -> list[RunFigures]:
             raise UserError(f"{path}: no such file or folder; give run folders or result files")
         sweep = path if path.name == SWEEP else path / SWEEP
         if sweep.is_file():
-            runs += read_sweep(cast(SweepResult, read_json(sweep)))
+            runs += read_sweep(checked(read_json(sweep), SweepResult, sweep, NEEDED_OF_SWEEPS))
             continue
         for file in [path] if path.is_file() else sorted(path.rglob("*.json")):
             if _holds_results(file, named=path.is_file()):
@@ -114,20 +125,32 @@ def _read_run(folder: Path, files: Iterable[Path]) -> RunFigures:
     run = RunFigures(folder, folder.name)
     recipe_file = folder / "recipe.yaml"
     if recipe_file.is_file():
-        run.recipe = read_yaml(recipe_file).get("name") or run.recipe
+        name = read_yaml(recipe_file).get("name") or run.recipe
+        if not isinstance(name, str):
+            raise UserError(f"{recipe_file}: field 'name' is {name!r:.60} and must be text; restore the file")
+        run.recipe = name
     for file in files:
         result = read_json(file)
         if file.name == "profile.json":
-            _read_profile(run, cast(Profile, result))
+            _read_profile(run, checked(result, Profile, file))
         elif file.name == "bench.json":
-            _read_bench(run, cast(FlatBench, result))
+            _read_bench(run, checked(result, FlatBench, file))
+        elif result.get("kind") == "suite":
+            _read_scores(run, file, checked(result, SuiteResult, file, NEEDED_OF_SUITES if _complete(result) else ()))
         else:
-            _read_scores(run, file, cast("BenchmarkResult | SuiteResult", result))
+            _read_scores(
+                run, file, checked(result, BenchmarkResult, file, NEEDED_OF_PARTS if _complete(result) else ())
+            )
     return run
 
 
+def _complete(result: Mapping[str, object]) -> bool:
+    return bool(result.get("complete"))
+
+
 def _read_scores(run: RunFigures, file: Path, result: BenchmarkResult | SuiteResult) -> None:
-    run.recipe = (result.get("recipe") or {}).get("name") or run.recipe
+    name = (result.get("recipe") or {}).get("name")
+    run.recipe = str(name) if name else run.recipe
     if not result.get("complete"):
         run.unfinished.append(file.name)
         return

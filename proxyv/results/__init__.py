@@ -2,7 +2,7 @@
 
 origin.py   what figures were measured with: in every result     bench.py  times and memory (`proxyv bench`)
 scores.py   answers, a benchmark's and a suite's result          sweep.py  `sweep.json`
-profile.py  FLOPs, rows, memory, parameters (`proxyv profile`)
+profile.py  FLOPs, rows, memory, parameters (`proxyv profile`)   check.py  a file's content against its type
 
 Rooms that write results and the reports that read them all import these. A type adds nothing at run time: a record is
 a plain dictionary, in the order in which the file holds it. "Ready for JSON" means plain values all through.

@@ -9,11 +9,10 @@ import torch
 from proxyv.checkpoints.adapter_folder import load_model
 from proxyv.checkpoints.run_folder import find_model
 from proxyv.config import Recipe
-from proxyv.errors import UserError
 from proxyv.model.build import build_model, build_processor, switch_method
 from proxyv.model.lora import merge_adapters
 from proxyv.model.modeling import ProxyVForConditionalGeneration
-from proxyv.model.processing import ProxyVProcessor
+from proxyv.model.processing import ProxyVProcessor, check_fit
 
 
 def start_folder(recipe: Recipe, start: Path | None) -> Path | None:
@@ -38,17 +37,9 @@ def load_start(recipe: Recipe, start: Path | None) -> tuple[ProxyVForConditional
         model = load_model(source, dtype=torch.float32, attn_implementation=recipe.attention)
         merge_adapters(model)
         switch_method(model, processor, recipe.method)
-    check_vocabulary(model, processor)
+    check_fit(model.config, processor)
     sanitise_generation(model)
     return model, processor
-
-
-def check_vocabulary(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor) -> None:
-    """Raise UserError where the tokenizer knows ids that the LLM has no embedding for (`<image>` needs none)."""
-    largest = max(token for token in processor.tokenizer.get_vocab().values() if token != processor.image_token_id)
-    rows = model.config.text_config.vocab_size
-    if largest >= rows:
-        raise UserError(f"llm.config.vocab_size: {rows} is too small for the tokenizer; use at least {largest + 1}")
 
 
 def sanitise_generation(model: ProxyVForConditionalGeneration) -> None:

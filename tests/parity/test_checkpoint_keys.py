@@ -13,7 +13,7 @@ from proxyv.convert.authors_config import authors_config
 from proxyv.convert.folder import meta_model
 from proxyv.convert.plan import ConversionPlan, Part
 from proxyv.errors import UserError
-from proxyv.model.configuration import sub_config
+from proxyv.model.sub_configs import sub_config
 from tests.parity.recordings import golden_folder
 
 KEYS = golden_folder() / "checkpoint_keys.json"

@@ -23,7 +23,7 @@ from proxyv.convert import convert
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
 from proxyv.model.build import build_model, build_processor
-from proxyv.model.processing import chat_template
+from proxyv.model.templates import chat_template
 from tests.tiny import METHODS, random_image, tiny_model, tiny_recipe
 
 TO_THEIRS = (

@@ -11,7 +11,8 @@ from proxyv.constants import IGNORE_INDEX
 from proxyv.data.encoding import check_template, encode_text, render
 from proxyv.errors import UserError
 from proxyv.model.image_processing import ProxyVImageProcessor
-from proxyv.model.processing import ProxyVProcessor, chat_template
+from proxyv.model.processing import ProxyVProcessor
+from proxyv.model.templates import chat_template
 
 SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"]
 CORPUS = [
