@@ -38,7 +38,7 @@ def run_folder(tmp_path):
     (stage / "finished.json").write_text("{}")
     recipe = tiny_recipe("llama", METHODS[1])
     recipe.llm.pretrained, recipe.vision.pretrained = "someone/an-llm", str(tmp_path)
-    recipe.stages = {"finetune": OmegaConf.to_object(OmegaConf.structured(small_stage()))}
+    recipe.stages = {"finetune": small_stage()}
     save_recipe(recipe, run / "recipe.yaml")
     result = {"kind": "benchmark", "complete": True, "benchmark": "reading", "title": "Reading", "main": "accuracy"}
     result |= {"main_score": 61.25, "num_samples": 8, "metrics_version": "1"}
