@@ -32,6 +32,10 @@ KNOWN_SIZES = {
     "vicuna-13b": 13_015_864_320,
     "llama3-8b": 8_030_261_248,
     "qwen2-7b": 7_615_616_512,
+    "granite3.3-2b": 2_533_539_840,
+    "gemma2-2b": 2_614_341_888,
+    "smollm3-3b": 3_075_098_624,
+    "olmo2-1b": 1_484_916_736,
 }
 
 
@@ -165,6 +169,8 @@ def test_part_loads_alone_and_is_used(path: Path, tmp_path: Path) -> None:
             model = build_model(recipe, device="meta")
             assert model.config.method["name"] == recipe.method["name"]
             assert model.config.text_config.model_type == recipe.llm.config["model_type"]
+        if path.stem in KNOWN_SIZES:
+            assert count_by_group(model)["llm"] == KNOWN_SIZES[path.stem]
     else:
         users = [recipe for recipe in RECIPES if path.resolve() in parts_of(recipe)]
         assert users, f"no recipe uses {name_of(path)}"

@@ -172,6 +172,25 @@ def test_dropout_is_the_layers_own(family):
                 equals_stock(build(family, method_fields(method), changed, llm).train(), expected)
 
 
+@every_family
+@pytest.mark.parametrize("method", ["proxyv", "fastv"])
+def test_checkpointing_keeps_gradients(family, method):
+    changed = all_at_once(family)
+    model = build(family, method_fields(method), changed, stock_llm(family, changed)).train()
+    inputs = with_image(model)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == model.config.image_token_id, -100)
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.zero_grad()
+        model(**inputs, labels=labels).loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        close(gradients[1][name], gradient, name)
+
+
 def stated_parts():
     """Every part that a family states differently from Llama: (family, part, the family without it)."""
     for name, family in FAMILIES.items():

@@ -375,6 +375,26 @@ def test_generation_settings_keep_ids_only_and_stop_at_the_end_of_a_turn(tmp_pat
             "<s><|im_start|>user\n<image>\nhi<|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n"
             "<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n",
         ),
+        (
+            "smollm3",
+            "<|im_start|>user\n<image>\nhi<|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n"
+            "<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "granite",
+            "<|start_of_role|>user<|end_of_role|><image>\nhi<|end_of_text|>\n"
+            "<|start_of_role|>assistant<|end_of_role|>yo<|end_of_text|>\n"
+            "<|start_of_role|>user<|end_of_role|>again<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>",
+        ),
+        (
+            "gemma",
+            "<bos><start_of_turn>user\n<image>\nhi<end_of_turn>\n<start_of_turn>model\nyo<end_of_turn>\n"
+            "<start_of_turn>user\nagain<end_of_turn>\n<start_of_turn>model\n",
+        ),
+        (
+            "olmo2",
+            "<|endoftext|><|user|>\n<image>\nhi\n<|assistant|>\nyo<|endoftext|>\n<|user|>\nagain\n<|assistant|>\n",
+        ),
     ],
 )
 def test_chat_templates(name, want):

@@ -15,13 +15,16 @@ from proxyv.model.processing import ProxyVProcessor
 from proxyv.model.templates import chat_template
 
 SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"]
+SPECIAL += ["<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>", "<|endoftext|>"]
+SPECIAL += ["<bos>", "<start_of_turn>", "<end_of_turn>"]
 CORPUS = [
     "A chat between a curious user and an artificial intelligence assistant. USER: ASSISTANT:",
     "What is the capital of France? The capital is Paris. And of Italy? Rome, of course.",
 ]
-TEMPLATES = ("vicuna_v1", "qwen", "llama3", "characters")
 END = {"vicuna_v1": "</s>", "qwen": "<|im_end|>", "llama3": "<|eot_id|>", "characters": "</s>"}
-BEGIN = {"vicuna_v1": " ", "qwen": "", "llama3": "", "characters": ""}
+END |= {"granite": "<|end_of_text|>", "gemma": "<end_of_turn>", "olmo2": "<|endoftext|>", "smollm3": "<|im_end|>"}
+TEMPLATES = tuple(END)
+BEGIN = dict.fromkeys(TEMPLATES, "") | {"vicuna_v1": " "}
 TWO_TURNS = [
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "Paris."},

@@ -14,6 +14,7 @@ from proxyv.config import LLMSpec, load_recipe, save_recipe
 from proxyv.errors import UserError
 from proxyv.files import CHECKOUT
 from proxyv.model.build import build_model
+from proxyv.model.families import FAMILIES
 from proxyv.profiling import bench_recipe, profile_recipe
 from proxyv.profiling.bench import median_and_iqr, paired_ratio
 from proxyv.profiling.memory import LiveTensors, peak_memory
@@ -88,6 +89,20 @@ def test_every_part_equals_its_formula(start: int, crops: int) -> None:
     assert 0 <= profile["other_flops"] < 1e-2 * profile["total_flops"]
     assert profile["total_flops"] == sum(expected.values()) + profile["other_flops"]
     assert (profile["crops"], profile["vision_tokens"], profile["text_tokens"]) == (crops, vision, 7)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_counted(family: str) -> None:
+    """The same matrix products in each; where one projection is fused, it also makes the queries that nobody reads."""
+    recipe = profiled_recipe()
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    recipe.llm.config.update(ids, model_type=family, head_dim=16)
+    profile = profile_recipe(recipe, crops=3, text_tokens=7, compare="full")
+    vision, others, llm = 3 * GRID**2, 3 + 7, recipe.llm.config
+    assert profile["compared"]["decoder_flops"] == full_decoder_flops(llm, vision + others)
+    unread = 3 * 2 * vision * llm["hidden_size"] ** 2 if family == "phi3" else 0  # in the three layers from the start
+    expected = proxy_decoder_flops(llm, 1, vision, proxies=3 * 4, others=others)
+    assert profile["decoder_flops"] == expected + unread
 
 
 def test_counts_do_not_depend_on_the_attention_back_end() -> None:
