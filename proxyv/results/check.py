@@ -65,8 +65,9 @@ _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 def _is(value: Any, kind: type) -> bool:
     if kind in (int, float):
-        number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-        return number and abs(value) < _LARGEST and math.isfinite(value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        whole = isinstance(value, int) or kind is float or (number and float(value).is_integer())  # 1e12 is whole
+        return number and whole and abs(value) < _LARGEST and math.isfinite(value)
     return isinstance(value, kind)
 
 
