@@ -26,6 +26,8 @@ class ProxyVConfig(PreTrainedConfig):
             placeholders are never embedded.
         feature_layer: index into the tower's hidden states.
         newline_positions: "natural", or "authors" for weights that the authors released (see `make_layout`).
+        turn_tokens: for a method that needs the question: which tokens mark turns (see `proxyv.model.turns`). None: not
+            known; then a question ends with its prompt at inference, so that a prompt of several turns is read as one.
 
     Raises UserError for an unknown model type or unknown newline positions.
     """
@@ -41,6 +43,7 @@ class ProxyVConfig(PreTrainedConfig):
         image_token_id: int = 32000,
         feature_layer: int = -2,
         newline_positions: str = "natural",
+        turn_tokens: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         self.text_config = sub_config(text_config or {"model_type": "llama"}, "llm.config")
@@ -58,6 +61,7 @@ class ProxyVConfig(PreTrainedConfig):
             hint = suggest(str(newline_positions), NEWLINE_POSITIONS)
             raise UserError(f"newline_positions: '{newline_positions}' is unknown{hint}")
         self.newline_positions = newline_positions
+        self.turn_tokens = turn_tokens
         kwargs.setdefault("tie_word_embeddings", False)  # the LLM ties its own embeddings
         super().__init__(**kwargs)
 

@@ -13,6 +13,7 @@ from proxyv.model.build import build_model, build_processor, switch_method
 from proxyv.model.lora import merge_adapters
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor, check_fit
+from proxyv.model.turns import turn_tokens
 
 
 def start_folder(recipe: Recipe, start: Path | None) -> Path | None:
@@ -38,6 +39,8 @@ def load_start(recipe: Recipe, start: Path | None) -> tuple[ProxyVForConditional
         merge_adapters(model)
         switch_method(model, processor, recipe.method)
     check_fit(model.config, processor)
+    if "question" in model.method.needs:
+        model.config.turn_tokens = dict(turn_tokens(processor))
     sanitise_generation(model)
     return model, processor
 

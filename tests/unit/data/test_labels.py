@@ -4,23 +4,14 @@ from itertools import groupby
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from proxyv.constants import IGNORE_INDEX
 from proxyv.data.encoding import check_template, encode_text, render
 from proxyv.errors import UserError
 from proxyv.model.image_processing import ProxyVImageProcessor
 from proxyv.model.processing import ProxyVProcessor
-from proxyv.model.templates import chat_template
+from tests.chat_tokenizer import chat_processor, make_chat_tokenizer
 
-SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"]
-SPECIAL += ["<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>", "<|endoftext|>"]
-SPECIAL += ["<bos>", "<start_of_turn>", "<end_of_turn>"]
-CORPUS = [
-    "A chat between a curious user and an artificial intelligence assistant. USER: ASSISTANT:",
-    "What is the capital of France? The capital is Paris. And of Italy? Rome, of course.",
-]
 END = {"vicuna_v1": "</s>", "qwen": "<|im_end|>", "llama3": "<|eot_id|>", "characters": "</s>"}
 END |= {"granite": "<|end_of_text|>", "gemma": "<end_of_turn>", "olmo2": "<|endoftext|>", "smollm3": "<|im_end|>"}
 TEMPLATES = tuple(END)
@@ -33,34 +24,14 @@ TWO_TURNS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    specials = ["<pad>", "<s>", "</s>", "<answer>", *SPECIAL]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
-    )
-    core.train_from_iterator(CORPUS * 4, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=["<answer>", *SPECIAL],
-    )
-
-
 @pytest.fixture(params=TEMPLATES)
 def template(request):
     return request.param
 
 
 @pytest.fixture
-def processor(tokenizer, template):
-    return ProxyVProcessor(ProxyVImageProcessor(crop_size=56, tokens_per_crop=16), tokenizer, chat_template(template))
+def processor(template):
+    return chat_processor(template)
 
 
 def supervised_runs(processor, messages, crops=()):
@@ -116,8 +87,8 @@ def test_rendering_for_labels_equals_rendering_for_generation(processor):
     assert render(processor, TWO_TURNS)[0] == processor.apply_chat_template(TWO_TURNS, tokenize=False)
 
 
-def test_template_without_generation_spans_is_refused(tokenizer):
-    processor = ProxyVProcessor(ProxyVImageProcessor(), tokenizer, "{{ messages[0].content }}")
+def test_template_without_generation_spans_is_refused():
+    processor = ProxyVProcessor(ProxyVImageProcessor(), make_chat_tokenizer(), "{{ messages[0].content }}")
     with pytest.raises(UserError, match="llm.chat_template.*generation"):
         check_template(processor)
 
