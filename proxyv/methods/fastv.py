@@ -8,7 +8,8 @@ Deviations: candidates are each image's vision tokens, never its newlines, with 
 batches, and padding gets no attention (the public code ranks the first sample of a batch, for one block whose start
 and length are passed by hand). Only the ranking row's attention is computed again, so that the layers keep their fast
 back-end. Trained with labels, rows right before a supervised span rank. K = 0 is refused: in the public code it means
-a random choice. Decoding places each token by its true position (the public port slips by what was dropped).
+a random choice. Decoding with the cache places each token by its true position, as the authors' transformers port
+does; their first code, which has no cache, ranks anew by every decoded token.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Paper: "Matryoshka Multimodal Models", ICLR 2025, arXiv 2405.17430. Source of th
 (github.com/mu-cai/matryoshka-mm). Projected vision tokens of every crop are pooled to each scale in turn; a training
 batch runs through the LLM once per scale with the same labels, and its loss is the mean over scales. The published
 recipe starts from trained LLaVA weights and trains the tower too; that is for a recipe to say.
-Deviations: none in the numbers. The public code has no default scale for inference; here it is 144. A text-only batch
-runs once per scale as well, though all its passes are equal: all ranks of a sharded run must take the same steps.
+Deviations: the scale at inference defaults to 144, where the public code without a scale does not pool at all (576 of
+a crop): `scale: 576` does that here. Nothing else differs in the numbers. A text-only batch runs once per scale as
+well, though all its passes are equal: all ranks of a sharded run must take the same steps.
 """
 
 from __future__ import annotations

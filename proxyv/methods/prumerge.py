@@ -8,9 +8,11 @@ the more outliers there are. To each kept patch its nearest neighbours by keys a
 more token is the sum of what was not kept, times attention. Tokens stand by falling attention, then the spaced ones in
 raster order, then the sum.
 Deviations: images of a batch may keep different numbers (the public code takes one image at a time); at least one
-patch of each crop stays (without outliers the public code divides by zero); where all stay there is no sum. At a fixed
-share, which the public code trains with, it keeps some patches twice: here the next best take their places, so that
-counts are the same. On the meta device, where attention has no values, a crop keeps the published average.
+patch of each crop stays (without outliers the public code divides by zero); where all stay there is no sum. A spaced
+patch that is among the best already counts once. The public code does so with outliers; at a fixed share, with which
+it trains PruMerge+, such a patch stands there twice, and for each the first patch that is not kept is left out of the
+sum and of the neighbours: here the next best take the second places, so that counts are the same. On the meta device,
+where attention has no values, a crop keeps the published average.
 """
 
 from __future__ import annotations

@@ -4,15 +4,18 @@ Paper: "VQToken: Neural Discrete Token Representation Learning for Extreme Token
 Models", NeurIPS 2025, arXiv 2503.16980. Source of the details: paper and public code (github.com/Hai-chao-Zhang/
 VQToken), which handle video alone. Approximate: an image port, in which an image's crops take the place of frames.
 Projected tokens of all crops are L2-normalised and clustered by their cosine; the codebook holds the clusters' means,
-and an attention block with the codes as queries reads the index map.
-Deviations: K-means starts from the first token and then takes the one farthest from all chosen, and runs a fixed
-number of rounds, so that batches, decoding and evaluation agree (published: k-means++, drawn at random); a code that
-loses all its tokens stays where it was. The map's keys and values are learned embeddings of code and place in the crop
-(the public code feeds the indices as numbers to a linear map of fixed width; the paper leaves the form open), and a
-code's own embedding joins its query, by which it finds its places. Shifts of all keys, which the softmax cancels, are
-left out. Means of unit vectors are shorter than what the LLM expects: they are scaled by the mean length of the
-image's projected tokens before the attention block's output is added. K is fixed, the adaptive form is not ported.
-All tokens of an image are in its first crop, in the order of their clusters; its other crops keep their newlines.
+and an attention block with the codes as queries reads the index map: the paper's form, which gives one token a code.
+Deviations: the public code has the roles the other way round: each frame's row of the map, its indices as numbers
+through a linear map of fixed width, is a query of a decoder layer whose memory the codes are, the shorter of the two
+repeated to the longer. Its released default leaves that out: it clusters with an adaptive K and gives the codes as
+they are. K-means starts from the first token and then takes the one farthest from all chosen, and runs a fixed number
+of rounds, so that batches, decoding and evaluation agree (published: k-means++, drawn at random); a code that loses
+all its tokens stays where it was. The map's keys and values are learned embeddings of code and place in the crop (the
+paper leaves the form open), and a code's own embedding joins its query, by which it finds its places. Shifts of all
+keys, which the softmax cancels, are left out. Means of unit vectors are shorter than what the LLM expects: they are
+scaled by the mean length of the image's projected tokens before the attention block's output is added. K is fixed,
+the adaptive form is not ported. All tokens of an image are in its first crop, in the order of their clusters; its
+other crops keep their newlines.
 """
 
 from __future__ import annotations
