@@ -6,7 +6,7 @@ internlm.py                    InternLM2 → a Llama folder
 stage_one.py                   what stage 1 trained (mm_projector.bin), put onto pretrained parts
 plan.py                        a conversion as data, checked on shapes before anything is written
 weights.py tower.py folder.py  reading weights; the vision tower; the files around the weights
-newline.py                     the newline token, where LLaVA differs
+newline.py preprocessing.py    where LLaVA differs: the newline token, what it makes of a picture
 """
 
 from __future__ import annotations

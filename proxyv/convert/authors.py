@@ -18,6 +18,7 @@ from proxyv.convert.authors_config import authors_config, check_supported
 from proxyv.convert.folder import grid_of, make_processor, meta_model, read_tokenizer, template_name, write_folder
 from proxyv.convert.newline import NEWLINES_DIFFER, add_fresh_newline
 from proxyv.convert.plan import ConversionPlan, Part, Tensors, Translate
+from proxyv.convert.preprocessing import image_settings, note_original_preprocessing
 from proxyv.convert.tower import read_config, tower_config, tower_part, tower_prefix
 from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
@@ -89,7 +90,10 @@ def convert_authors(
     template = template_name(config, template)
     grid = grid_of(their_config.get("image_grid_pinpoints"), config.vision_config.image_size, source)
     anyres = their_config.get("image_aspect_ratio") == "anyres"
-    processor = make_processor(read_tokenizer(source), config, anyres, grid, template)
+    if "proxyv" not in their_config:  # the authors' code packs pictures as ours does
+        note_original_preprocessing(plan, their_config, source / "config.json")
+    images = image_settings(tower or str(their_config.get("mm_vision_tower")))
+    processor = make_processor(read_tokenizer(source), config, anyres, grid, template, images)
     write_folder(plan, source, target, processor, template)
     return plan.notes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from proxyv.convert.plan import ConversionPlan
+from proxyv.convert.preprocessing import normalisation
 from proxyv.errors import UserError
 from proxyv.files import read_json
 from proxyv.model.configuration import ProxyVConfig
@@ -58,12 +59,14 @@ def make_processor(
     anyres: bool,
     grid: Sequence[Sequence[int]] | None,
     template: str | None,
+    images: Mapping[str, Any],
 ) -> ProxyVProcessor:
     """The processor of a converted model.
 
     Args:
         grid: allowed (columns, rows) in crops; None for a square alone.
         template: name of a shipped chat template; None: the tokenizer's own.
+        images: settings of the checkpoint's own image processor, as far as they are known.
 
     Raises UserError where neither has a template.
     """
@@ -72,13 +75,14 @@ def make_processor(
             "the tokenizer has no chat template and none is shipped for the family; name one with --chat_template"
         )
     size = config.vision_config.image_size
-    images = ProxyVImageProcessor(
+    image_processor = ProxyVImageProcessor(
         crop_size=size,
         tokens_per_crop=grid_side(config.vision_config) ** 2,
         image_mode="anyres" if anyres else "pad",
         grid=grid or [[1, 1]],
+        **normalisation(images, config.vision_config),
     )
-    return ProxyVProcessor(images, tokenizer, None if template is None else chat_template(template))
+    return ProxyVProcessor(image_processor, tokenizer, None if template is None else chat_template(template))
 
 
 def grid_of(pinpoints: Any, size: int, source: Path) -> list[list[int]] | None:

@@ -15,6 +15,7 @@ import torch
 from proxyv.convert.folder import grid_of, make_processor, meta_model, read_tokenizer, template_name, write_folder
 from proxyv.convert.newline import NEWLINES_DIFFER, add_fresh_newline
 from proxyv.convert.plan import ConversionPlan, Part, Tensors, Translate
+from proxyv.convert.preprocessing import image_settings, note_hf_preprocessing
 from proxyv.convert.tower import tower_prefix
 from proxyv.convert.weights import find_weights
 from proxyv.errors import UserError
@@ -47,7 +48,9 @@ def convert_llava_hf(source: Path, target: Path, their_config: Mapping[str, Any]
     anyres = their_config["model_type"] == "llava_next"
     pinpoints = [[width, height] for height, width in their_config.get("image_grid_pinpoints") or _PINPOINTS]
     grid = grid_of(pinpoints, config.vision_config.image_size, source) if anyres else None
-    processor = make_processor(read_tokenizer(source), config, anyres, grid, template)
+    images = image_settings(source)
+    note_hf_preprocessing(plan, images, anyres)
+    processor = make_processor(read_tokenizer(source), config, anyres, grid, template, images)
     write_folder(plan, source, target, processor, template)
     return plan.notes
 

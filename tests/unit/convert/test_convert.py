@@ -15,14 +15,17 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    SiglipVisionConfig,
 )
 
 from proxyv.cli import main
 from proxyv.config import save_recipe
 from proxyv.convert import convert
+from proxyv.convert.preprocessing import normalisation
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
 from proxyv.model.build import build_model, build_processor
+from proxyv.model.image_processing import ProxyVImageProcessor
 from proxyv.model.templates import chat_template
 from tests.tiny import METHODS, random_image, tiny_model, tiny_recipe
 
@@ -193,6 +196,7 @@ def test_llava_in_its_original_layout_takes_the_tower_from_its_own_folder(tmp_pa
         if name != "image_newline":
             assert torch.equal(loaded.state_dict()[name], value.half()), name
     assert any("no newline" in note for note in converted.notes)
+    assert not any("pictures" in note for note in converted.notes)  # both pad
     assert ProxyVProcessor.from_pretrained(tmp_path / "ours").image_processor.image_mode == "pad"
 
 
@@ -213,6 +217,56 @@ def as_transformers_4(name):
     name = re.sub(r"^lm_head\.", "language_model.lm_head.", name)
     name = re.sub(r"^model\.vision_tower\.(vision_model\.)?", "vision_tower.vision_model.", name)
     return re.sub(r"^model\.", "", name)
+
+
+SHARES = [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    "files, noted, mean",
+    [
+        ({"preprocessor_config.json": {"do_center_crop": True}}, True, None),
+        ({"preprocessor_config.json": {"do_pad": True, "image_mean": SHARES}}, False, SHARES),
+        ({"processor_config.json": {"image_processor": {"do_pad": False, "image_mean": SHARES}}}, True, SHARES),
+        ({"processor_config.json": {}, "preprocessor_config.json": {"do_pad": True}}, False, None),
+        ({}, True, None),
+    ],
+)
+def test_a_changed_preprocessing_is_said_and_the_normalisation_is_kept(tmp_path, files, noted, mean):
+    tiny_llava(False).save_pretrained(tmp_path / "foo")
+    tiny_model()[1].tokenizer.save_pretrained(tmp_path / "foo")
+    for name, content in files.items():
+        (tmp_path / "foo" / name).write_text(json.dumps(content))
+    notes = convert(tmp_path / "foo", tmp_path / "ours").notes
+    assert [note for note in notes if "cuts off" in note and "pads them to a square" in note] == (
+        [note for note in notes if note.startswith("pictures")] if noted else []
+    )
+    assert any(note.startswith("pictures") for note in notes) == noted
+    images = ProxyVProcessor.from_pretrained(tmp_path / "ours").image_processor
+    assert images.image_mean == (mean or ProxyVImageProcessor().image_mean)
+
+
+@pytest.mark.parametrize("mode, noted", [("pad", False), ("square", True), (None, True), ("anyres_max_9", None)])
+def test_the_original_codes_way_with_pictures(tmp_path, mode, noted):
+    model, processor = tiny_model()
+    tower = write_tower(tmp_path / "tower", model)
+    (tower / "preprocessor_config.json").write_text(json.dumps({"image_std": SHARES}))
+    config = their_config(model, tower, image_aspect_ratio=mode)
+    del config["proxyv"]
+    source = write_checkpoint(tmp_path / "foo", their_weights(model), config)
+    processor.tokenizer.save_pretrained(source)
+    if noted is None:
+        with pytest.raises(UserError, match="config.json: image_aspect_ratio 'anyres_max_9' is not supported"):
+            convert(source, tmp_path / "ours")
+        return
+    notes = convert(source, tmp_path / "ours").notes
+    assert any("cuts off" in note for note in notes) == noted
+    assert ProxyVProcessor.from_pretrained(tmp_path / "ours").image_processor.image_std == SHARES
+
+
+def test_a_siglip_tower_has_its_own_normalisation():
+    assert normalisation({}, SiglipVisionConfig()) == {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    assert normalisation({"image_mean": SHARES}, CLIPVisionConfig()) == {"image_mean": SHARES}
 
 
 @pytest.mark.parametrize("layout", ["saved", "memory", "transformers 4"])
@@ -241,6 +295,8 @@ def test_llava_hf(tmp_path, next_model, layout):
     assert any("fresh" in note for note in converted.notes) == (not next_model)
     images = ProxyVProcessor.from_pretrained(tmp_path / "ours").image_processor
     assert images.image_mode == ("anyres" if next_model else "pad")
+    assert any("cuts off" in note for note in converted.notes) == (not next_model)
+    assert any("leaves out the patches of its padding" in note for note in converted.notes) == next_model
     if next_model:  # (height, width) pixels → (columns, rows)
         assert images.grid == [[2, 1], [1, 2]]
 
