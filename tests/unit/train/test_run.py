@@ -222,7 +222,7 @@ def test_vocabulary_must_hold_the_tokenizer(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    recipe = page_recipe(tmp_path, hot=stage(["captions"], learning_rate=float("inf")))
+    recipe = page_recipe(tmp_path, hot=stage(["captions"], learning_rate=1e30))
     with pytest.raises(UserError, match="the loss is nan at step 2; lower the learning rate"):
         train(recipe)
 
