@@ -102,13 +102,16 @@ class PagesSpec(Declared):
 
 @dataclass
 class DataSpec(Declared):
-    """One data set: which reader, which files (relative to `data_root`), what to do about missing images."""
+    """One data set: which reader, which files (relative to `data_root`), what to do about what is bad in them."""
 
     reader: Annotated[Name, CheckedBy("data/readers.py")] = "llava"
     path: Annotated[Text, CheckedBy("data/readers.py")] = ""
     images: Place | None = None  # image folder
     limit: Count | None = None  # use only the first `limit` samples
     on_bad_image: Literal["fail", "skip", "substitute"] = "fail"  # "substitute": a blank image
+    on_bad_record: Literal["fail", "skip"] = "fail"  # a malformed record; "skip": counted, and named in the log
+    max_bad_records: Share = 0.01  # share of records, malformed or with a bad image, above which a run stops anyway
+    allow_outside: bool = False  # records may name images outside of `images` (by "..", or an absolute path)
 
 
 @dataclass

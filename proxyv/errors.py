@@ -73,3 +73,9 @@ def shorten(text: str, length: int) -> str:
     """A text of at most `length` characters, cut in the middle."""
     half = (length - 1) // 2
     return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
+
+
+def one_line(text: object, length: int = LONGEST_REASON) -> str:
+    """What somebody wrote, for a message: without line breaks and what else cannot be printed, of bounded length."""
+    line = shorten(" ".join(str(text)[: 2 * LONGEST_REASON].split()), length)
+    return "".join(character if character.isprintable() else "?" for character in line)

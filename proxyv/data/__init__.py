@@ -1,6 +1,7 @@
 """From files to batches. In the order of the flow:
 
 readers.py        files of one data set → samples (texts and where the images lie)
+records.py        what a record must be to become a sample
 images.py         opening images that may be missing or broken
 encoding.py       a conversation and its images → token ids, labels, crops
 objectives/       what a stage learns: what a sample becomes, and which module is trained on it

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from proxyv.config import Recipe
 from proxyv.data.encoding import Encoded
-from proxyv.data.outcomes import COUNTS, describe, no_counts
+from proxyv.data.outcomes import BAD, COUNTS, Outcomes, describe, total
 from proxyv.data.readers import Reader
 from proxyv.data.training_data import TrainingData
 from proxyv.errors import UserError, suggest
@@ -81,7 +81,8 @@ class DataReport:
 def check_data(recipe: Recipe, stage_names: Sequence[str] | None = None) -> DataReport:
     """Read, open and encode every sample of the stages (default: all), under each stage's settings.
 
-    Finds missing files, images that do not open, wrong numbers of `<image>` marks, long and unsupervised samples.
+    Finds missing files, malformed records, images that do not open, long and unsupervised samples, and data sets with
+    more bad records and images than their policies bear.
     Raises UserError for what is wrong with the recipe itself, unknown stages and stages without data included.
     """
     names = list(recipe.stages) if stage_names is None else list(stage_names)
@@ -105,15 +106,17 @@ def check_data(recipe: Recipe, stage_names: Sequence[str] | None = None) -> Data
 def _check_source(data: TrainingData, reader: Reader, report: DataReport) -> SourceReport:
     source = SourceReport(data.stage, reader.name, len(reader))
     for index in tqdm(range(len(reader)), desc=f"{data.stage} / {reader.name}", unit="sample", delay=2):
-        counts = no_counts()
+        happened = Outcomes()
         try:
-            sample = reader[index]
-            source.add(data.encode(reader, sample, counts), counts)
+            source.add(data.encode(reader, index, happened), happened.counts)
         except UserError as error:
             report.problems.append(str(error))
             continue
-        if counts.any():
-            report.notes.append(f"{reader.where(sample.id)}: {describe(counts)}")
+        report.notes += happened.reasons
+    bad, limit = total(source.counts, BAD), reader.spec.max_bad_records
+    if bad > limit * source.samples:
+        found = f"{bad:,} of {source.samples:,} records are malformed or have bad images, more than max_bad_records"
+        report.problems.append(f"data.{reader.name}: {found} {limit}; see the notes, mend the data or raise it")
     if not source.usable and not report.problems:
         report.problems.append(f"{reader.file}: no sample is usable in stage '{data.stage}'; see the counts")
     return source

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from proxyv.constants import IGNORE_INDEX
-from proxyv.data.readers import Sample
+from proxyv.data.records import BadRecordError, Sample
 from proxyv.errors import UserError
 from proxyv.model.plain_text import tokenize
 from proxyv.model.processing import ProxyVProcessor
@@ -55,9 +55,12 @@ def check_template(processor: ProxyVProcessor) -> None:
 def render(processor: ProxyVProcessor, messages: Sequence[dict[str, str]]) -> tuple[str, list[tuple[int, int]]]:
     """A conversation as text, and the character spans [start, end) of what the assistant says in it.
 
-    Raises UserError for a template that is wrong or does not end.
+    Raises BadRecordError where the chat template refuses the conversation, is wrong or does not end.
     """
-    processor.check_chat(messages)
+    try:
+        processor.check_chat(messages)
+    except UserError as error:
+        raise BadRecordError(f"cannot be rendered: {error}") from error
     texts, spans = render_jinja_template(
         conversations=[list(messages)],
         chat_template=processor.chat_template,

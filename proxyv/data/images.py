@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from proxyv.errors import UserError
+from proxyv.errors import UserError, one_line, reason
 from proxyv.model.rgb import to_rgb
 
 # What an image may have at most. All are looked up in its header, before its pixels take memory.
@@ -21,7 +21,7 @@ MAX_PIXELS = 89_478_485  # width × height; Pillow warns of decompression bombs 
 MAX_SIDE = 20_000  # pixels of the longer side: "pad" makes a square of it
 MAX_ASPECT = 200  # longer side by shorter side
 MAX_BYTES = 2**30  # of the file
-MAX_SCANS = 100  # of a progressive JPEG, which is decoded once a scan; common ones have ten
+MAX_SCANS = 50  # of a progressive JPEG, which is decoded once a scan; common ones have ten
 
 # Formats told by a signature at their beginning. Others that Pillow knows run programs or accept anything.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -51,8 +51,8 @@ def open_image(source: Path | bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise BadImageError(f"{name} cannot be read (its content is none of {', '.join(FORMATS)})") from error
     except Exception as error:  # broken files make Pillow raise errors of a dozen classes
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else one_line(error)
-        raise BadImageError(f"{name} cannot be read ({reason or type(error).__name__})") from error
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else one_line(reason(error))
+        raise BadImageError(f"{name} cannot be read ({why})") from error
 
 
 def locate_image(folder: Path, path: object, allow_outside: bool = False) -> Path:
@@ -76,12 +76,6 @@ def locate_image(folder: Path, path: object, allow_outside: bool = False) -> Pat
 def blank_image(size: int) -> Image.Image:
     """A black image of one crop, in place of a bad one."""
     return Image.new("RGB", (size, size))
-
-
-def one_line(text: object, most: int = 200) -> str:
-    """The text for a message: in one line, without characters that cannot be printed, cut where it is long."""
-    line = "".join(character if character.isprintable() else "?" for character in " ".join(str(text).split()))
-    return line if len(line) <= most else f"{line[:most]}…"
 
 
 def _read(path: Path) -> bytes:

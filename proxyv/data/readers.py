@@ -1,59 +1,39 @@
 """Readers: one class a file format. Each gives `Sample`s by index and keeps its records in an Arrow table.
 
 Add a format: a subclass of `Reader` here, with its `format`, `read`, `sample` and `lengths`; and a YAML under
-configs/data whose data sets say `reader: <format>`.
+configs/data whose data sets say `reader: <format>`. What a record must hold is in records.py.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import datasets
 
 from proxyv.config import DataSpec, Recipe
-from proxyv.constants import IMAGE_TOKEN
-from proxyv.errors import UserError, suggest
-
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-}
-_TURNS = [{"from": datasets.Value("string"), "value": datasets.Value("string")}]
-
+from proxyv.data.images import BadImageError, locate_image
+from proxyv.data.records import BadRecordError, Sample, check_text, read_json_records, to_messages
+from proxyv.errors import UserError, one_line, reading, suggest
 
 # What a reader's samples hold, of `Sample`'s fields.
 CONVERSATIONS, GRIDS = "conversations", "grids"
+FAULT = "fault"  # the column that says why a record is bad, null for a good one
 
 READERS: dict[str, type[Reader]] = {}  # every subclass of Reader, by its format
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One record: a conversation with images, or an image with the characters that stand on it.
-
-    images: files, or the bytes of encoded images, in the order of the `<image>` marks.
-    messages: `{"role", "content"}`, roles "system", "user", "assistant".
-    grid: one string a row of characters; only from `GlyphReader`.
-    """
-
-    id: str
-    source: str
-    images: tuple[Path | bytes, ...] = ()
-    messages: tuple[dict[str, str], ...] = ()
-    grid: tuple[str, ...] = field(default=())
+_TEXT = datasets.Value("string")
+_TURNS = [{"from": _TEXT, "value": _TEXT}]
 
 
 class Reader:
     """Samples of one data set of a recipe.
 
-    Raises UserError, when made, for a missing or malformed file; by index, for a malformed record.
+    A bad record keeps its place, so that the order of samples does not depend on which are bad.
+
+    Raises UserError, when made, for a missing or malformed file; by index, BadRecordError for a malformed record.
     """
 
     format: ClassVar[str] = ""  # what a data set says as its `reader`
@@ -75,41 +55,98 @@ class Reader:
         return len(self.table)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.sample(self.table[index])
+        try:
+            return replace(self._checked(self._row_of(index)), number=index)
+        except BadRecordError as error:
+            raise BadRecordError(f"{self.where_is(index)} {error}") from error
 
     def read(self) -> datasets.Dataset:
         """The file as a table, cut to `limit`. Raises UserError for a file of another format."""
         raise NotImplementedError
 
+    def row(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record of a JSON file as a row of the table, for `read_json`. Raises BadRecordError for a malformed one."""
+        raise NotImplementedError
+
     def sample(self, row: dict[str, Any]) -> Sample:
-        """One row of the table as a sample. Raises UserError for a malformed one."""
+        """One row of the table as a sample. Raises BadRecordError for a malformed one."""
         raise NotImplementedError
 
     def lengths(self) -> list[int]:
         """Words of each sample's turns, negative for samples without image (for `group_by_length`)."""
         raise NotImplementedError
 
-    def where(self, identity: str) -> str:
-        """The beginning of a message about one record."""
-        return f"{self.file}: record '{identity}'"
+    def faults(self) -> dict[int, str]:
+        """Why records are bad, by their numbers: all that can be told without opening images."""
+        if FAULT not in self.table.column_names:
+            return dict(self._find_faults())
+        reasons = enumerate(self.table.data.column(FAULT).to_pylist())
+        return {number: reason for number, reason in reasons if reason is not None}
 
-    def records(self) -> list[dict[str, Any]]:
-        """The list of a JSON file, cut to `limit`. Raises UserError where the file is no list of objects."""
+    def where(self, identity: str, number: int | None = None) -> str:
+        """The beginning of a message about one record: its file, its id and its place there, from 0."""
+        place = "" if number is None else f" (number {number})"
+        return f"{self.file}: record '{one_line(identity, 60)}'{place}"
+
+    def where_is(self, number: int) -> str:
+        """As `where`, of the record with this number."""
+        return self.where(str(self._row_of(number).get("id", number)), number)
+
+    def read_json(self, columns: Mapping[str, Any]) -> datasets.Dataset:
+        """The records of a JSON file, as `row` gives them, in a table with these columns, `id` and `FAULT`.
+
+        columns: Arrow features by name. Raises UserError where the file is no list of records.
+        """
+        records = read_json_records(self.file, f"data.{self.name}.path")[: self.spec.limit]
+        rows = [self._row(record, number) for number, record in enumerate(records)]
+        features = {**columns, "id": _TEXT, FAULT: _TEXT}
+        table = {name: [row.get(name) for row in rows] for name in features}
+        return datasets.Dataset.from_dict(table, features=datasets.Features(features))
+
+    def image_path(self, path: Any) -> Path:
+        """An image file in the data set's folder. Raises BadRecordError for a path that leads out of it, or is none."""
         try:
-            loaded = json.loads(self.file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"data.{self.name}.path: {self.file} is not valid JSON ({error}); fix the file") from error
-        if not isinstance(loaded, list) or not all(isinstance(record, dict) for record in loaded):
-            raise UserError(f"data.{self.name}.path: {self.file} must hold a JSON list of records")
-        return loaded[: self.spec.limit]
+            return locate_image(self.images, path, self.spec.allow_outside)
+        except BadImageError as error:
+            raise BadRecordError(f"has a wrong path: {error}") from error
+
+    def _row(self, record: dict[str, Any] | BadRecordError, number: int) -> dict[str, Any]:
+        """A record of a JSON file as a row with `id` and `FAULT`."""
+        if isinstance(record, BadRecordError):
+            return {"id": str(number), FAULT: _storable(record)}
+        identity = record.get("id")
+        row = {"id": _storable(number if identity is None else identity)}
+        try:
+            return {**self.row(record), **row}
+        except BadRecordError as error:
+            return {**row, FAULT: _storable(error)}
+
+    def _row_of(self, number: int) -> dict[str, Any]:
+        """A row of the table; one without id has its number instead."""
+        row: dict[str, Any] = self.table[number]
+        return {**row, "id": str(number)} if "id" in row and row["id"] is None else row
+
+    def _checked(self, row: dict[str, Any]) -> Sample:
+        """One row of the table as a sample. Raises BadRecordError for a malformed one."""
+        if row.get(FAULT) is not None:
+            raise BadRecordError(row[FAULT])
+        return self.sample(row)
+
+    def _find_faults(self) -> Iterator[tuple[int, str]]:
+        """As `faults`, for a table without `FAULT`."""
+        for number in range(len(self)):
+            try:
+                self._checked(self._row_of(number))
+            except BadRecordError as error:
+                yield number, str(error)
 
 
 class LlavaReader(Reader):
     """LLaVA records: `{"id", "image": path or list (optional), "conversations": [{"from", "value"}, …]}`.
 
-    From one JSON list with an image folder (as of ShareGPT4V), or from parquet files with the images inside (as of
-    LLaVA-NeXT-Data; `path` may hold `*`). The format: github.com/haotian-liu/LLaVA, docs/Finetune_Custom_Data.md.
-    A JSON file is parsed once as a whole; then only its Arrow table stays in memory.
+    From one JSON list (or `.jsonl` lines) with an image folder, as of ShareGPT4V, or from parquet files with the images
+    inside, as of LLaVA-NeXT-Data; `path` may then hold `*`. The format: github.com/haotian-liu/LLaVA,
+    docs/Finetune_Custom_Data.md. A JSON file is parsed once as a whole; then only its Arrow table stays in memory.
     """
 
     format = "llava"
@@ -117,65 +154,66 @@ class LlavaReader(Reader):
     def read(self) -> datasets.Dataset:
         if self.file.suffix == ".parquet":
             return self._read_parquet()
-        columns: dict[str, list[Any]] = {"id": [], "image": [], "conversations": []}
-        for place, record in enumerate(self.records()):
-            identity = str(record.get("id", place))
-            columns["id"].append(identity)
-            columns["image"].append(_image_list(record.get("image")))
-            columns["conversations"].append(self._turns(record.get("conversations"), identity))
-        features = {"id": datasets.Value("string"), "image": [datasets.Value("string")], "conversations": _TURNS}
-        return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+        return self.read_json({"image": [_TEXT], "conversations": _TURNS})
+
+    def row(self, record: dict[str, Any]) -> dict[str, Any]:
+        image = record.get("image")
+        paths = image if isinstance(image, list) else [image] if image not in (None, "") else []
+        for path in paths:
+            self.image_path(check_text(path, "image"))
+        turns = record.get("conversations")
+        to_messages(turns, len(paths))
+        return {
+            "image": paths or None,
+            "conversations": [{"from": turn["from"], "value": turn["value"]} for turn in cast("list[Any]", turns)],
+        }
+
+    def sample(self, row: dict[str, Any]) -> Sample:
+        image = row.get("image")
+        images: list[Path | bytes]
+        if isinstance(image, Mapping):  # parquet: the encoded image itself
+            images = [image["bytes"] if image.get("bytes") else self.image_path(image.get("path"))]
+        else:
+            images = [self.image_path(path) for path in image or []]
+        messages = to_messages(row["conversations"], len(images))
+        return Sample(str(row["id"]), self.name, tuple(images), messages)
+
+    def lengths(self) -> list[int]:
+        words = (_words(turns) for turns in self.table["conversations"])
+        # At least 1, so that the sign is never lost.
+        return [
+            max(1, count) if image else -max(1, count) for count, image in zip(words, self._has_image(), strict=True)
+        ]
 
     def _read_parquet(self) -> datasets.Dataset:
         """Parquet shards through the Hugging Face cache, which maps them into memory.
 
-        Raises UserError for a missing column.
+        Raises UserError for files that are damaged or unlike one another, and for a missing or wrong column.
         """
-        table = datasets.Dataset.from_parquet(sorted(str(path) for path in self.file.parent.glob(self.file.name)))
+        field = f"data.{self.name}.path: {self.file}"
+        files = sorted(str(path) for path in self.file.parent.glob(self.file.name))
+        with reading(field, "get it again"):
+            table = datasets.Dataset.from_parquet(files)
+            if "image" in table.column_names:
+                table = table.cast_column("image", datasets.Image(decode=False))
         if missing := {"id", "conversations"} - set(table.column_names):
-            raise UserError(f"data.{self.name}.path: {self.file} has no column {', '.join(sorted(missing))}")
-        if "image" in table.column_names:
-            table = table.cast_column("image", datasets.Image(decode=False))
+            raise UserError(f"{field} has no column {', '.join(sorted(missing))}")
         return table if self.spec.limit is None else table.select(range(min(self.spec.limit, len(table))))
 
-    def _turns(self, turns: Any, identity: str) -> list[dict[str, str]]:
-        """The turns with nothing but "from" and "value". Raises UserError for anything else than turns."""
-        if not isinstance(turns, list) or not turns:
-            raise UserError(f"{self.where(identity)} has no 'conversations'; give a list of turns")
-        for turn in turns:
-            if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
-                raise UserError(f"{self.where(identity)}: each turn needs a 'from' and a text as 'value'")
-            if turn.get("from") not in ROLES:
-                hint = suggest(str(turn.get("from")), ROLES)
-                raise UserError(f"{self.where(identity)}: 'from' is '{turn.get('from')}'{hint}")
-        return [{"from": turn["from"], "value": turn["value"]} for turn in turns]
+    def _has_image(self) -> list[bool]:
+        """Whether each record has an image; none is read."""
+        if "image" not in self.table.column_names:
+            return [False] * len(self)
+        present: list[bool] = self.table.data.column("image").is_valid().to_pylist()
+        return present
 
-    def sample(self, row: dict[str, Any]) -> Sample:
-        turns = self._turns(row["conversations"], row["id"])
-        image = row.get("image")
-        images: list[Path | bytes]
-        if isinstance(image, Mapping):  # parquet: the encoded image itself
-            images = [image["bytes"] if image.get("bytes") else self.images / str(image.get("path"))]
-        else:
-            images = [self.images / path for path in image or []]
-        marks = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns)
-        if marks != len(images):
-            raise UserError(
-                f"{self.where(row['id'])} has {marks} {IMAGE_TOKEN} mark(s) but {len(images)} image(s); make them equal"
-            )
-        messages = [{"role": ROLES[turn["from"]], "content": mark_in_front(turn["value"])} for turn in turns]
-        while messages and messages[0]["role"] == "assistant":  # an answer to nothing, as upstream drops it
-            messages.pop(0)
-        return Sample(row["id"], self.name, tuple(images), tuple(messages))
-
-    def lengths(self) -> list[int]:
-        if "image" in self.table.column_names:
-            images = self.table.data.column("image").is_valid().to_pylist()  # without reading the images
-        else:
-            images = [False] * len(self)
-        words = (sum(len(turn["value"].split()) for turn in turns) for turns in self.table["conversations"])
-        # At least 1, so that the sign is never lost.
-        return [max(1, count) if image else -max(1, count) for count, image in zip(words, images, strict=True)]
+    def _find_faults(self) -> Iterator[tuple[int, str]]:
+        """Of parquet, without reading the images."""
+        for number, (turns, image) in enumerate(zip(self.table["conversations"], self._has_image(), strict=True)):
+            try:
+                to_messages(turns, int(image))
+            except BadRecordError as error:
+                yield number, str(error)
 
 
 class GlyphReader(Reader):
@@ -185,15 +223,19 @@ class GlyphReader(Reader):
     gives = GRIDS
 
     def read(self) -> datasets.Dataset:
-        records = self.records()
-        for place, record in enumerate(records):
-            if missing := {"id", "image", "grid"} - set(record):
-                raise UserError(f"{self.file}: record {place} has no {', '.join(sorted(missing))}; give all three")
-        columns = {key: [record[key] for record in records] for key in ("id", "image", "grid")}
-        return datasets.Dataset.from_dict(columns)
+        return self.read_json({"image": _TEXT, "grid": [_TEXT]})
+
+    def row(self, record: dict[str, Any]) -> dict[str, Any]:
+        if missing := {"id", "image", "grid"} - set(record):
+            raise BadRecordError(f"has no {', '.join(sorted(missing))}; give all three")
+        grid = record["grid"]
+        if not isinstance(grid, list) or not grid:
+            raise BadRecordError("has no rows in 'grid'; give a list of texts")
+        self.image_path(check_text(record["image"], "image"))
+        return {"image": record["image"], "grid": [check_text(row, "grid") for row in grid]}
 
     def sample(self, row: dict[str, Any]) -> Sample:
-        return Sample(row["id"], self.name, (self.images / row["image"],), grid=tuple(row["grid"]))
+        return Sample(row["id"], self.name, (self.image_path(row["image"]),), grid=tuple(row["grid"]))
 
     def lengths(self) -> list[int]:
         return [1] * len(self)
@@ -226,17 +268,12 @@ def source_file(name: str, spec: DataSpec, data_root: str | Path) -> Path:
     return file
 
 
-def mark_in_front(text: str) -> str:
-    """A turn's only `<image>` goes to its front and the rest is stripped, as LLaVA's preprocessing does.
-
-    Turns without mark, with several, or with the mark in front already stay as they are, blanks included.
-    """
-    if text.count(IMAGE_TOKEN) != 1 or text.startswith(IMAGE_TOKEN):
-        return text
-    return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}"
+def _storable(value: Any) -> str:
+    """The value as a text that Arrow takes."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
-def _image_list(image: Any) -> list[str] | None:
-    if not image:
-        return None
-    return [str(path) for path in image] if isinstance(image, list) else [str(image)]
+def _words(turns: Any) -> int:
+    """Words of a conversation, also of one that is malformed."""
+    values = (turn.get("value") for turn in turns or () if isinstance(turn, Mapping))
+    return sum(len(value.split()) for value in values if isinstance(value, str))

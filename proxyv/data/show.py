@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxyv.config import Recipe, StageSpec
-from proxyv.data.outcomes import describe, no_counts
+from proxyv.data.outcomes import Outcomes
 from proxyv.data.training_data import TrainingData
 from proxyv.errors import UserError
 from proxyv.model.build import build_processor
@@ -28,14 +28,14 @@ def show_sample(recipe: Recipe, data_name: str | None = None, index: int = 0) ->
     reader = data.readers[0]
     if not 0 <= index < len(reader):
         raise UserError(f"index: {index} is no sample of '{name}'; use 0 to {len(reader) - 1}")
-    sample, counts = reader[index], no_counts()
-    encoded = data.encode(reader, sample, counts)
-    lines = [f"{name} {index} of {len(reader)}: {reader.where(sample.id)}"]
+    sample, happened = reader[index], Outcomes()
+    encoded = data.encode(reader, index, happened)
+    lines = [f"{name} {index} of {len(reader)}: {reader.where(sample.id, index)}"]
     lines += [
         f"image: {len(source)} bytes" if isinstance(source, bytes) else f"image: {source}" for source in sample.images
     ]
     if encoded is None:
-        return "\n".join([*lines, f"not usable: {describe(counts)}"])
+        return "\n".join([*lines, *(f"not usable: {reason}" for reason in happened.reasons)])
     lines.append(f"crops: {list(encoded.crops_per_image)}")
     return "\n".join([*lines, *data.objective.show(processor, sample, encoded)])
 

@@ -51,13 +51,14 @@ def run_stage(recipe: Recipe, stage: str, folder: Path, start: Path | None, requ
     # What is trained, and on what.
     model, processor = load_start(recipe, start)
     data = TrainingData(recipe, stage, processor)
+    notes = data.check_records()
     adapt(model, spec, stage, start_folder(recipe, start), folder)
     set_trainable(model, spec, stage)
     table = parameter_table(model, spec)
 
     # The folder: ready before the first step, so that nothing fails after the last.
     if processes.is_main():
-        print(f"stage {stage}: {len(data):,} samples\n{show_table(table)}", flush=True)
+        print("\n".join([f"stage {stage}: {len(data):,} samples", *notes, show_table(table)]), flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         trim_log(folder / LOG, 0 if checkpoint is None else step_of(checkpoint))
         if checkpoint is None:

@@ -190,7 +190,7 @@ class StageTrainer(Trainer):
 
         The loss is our own sum, not Trainer's: that one forgets the steps between the last line and a checkpoint.
 
-        Raises UserError for a loss that is not finite, and where the disk is full.
+        Raises UserError for a loss that is not finite, for too many bad records and images, and where the disk is full.
         """
         step = self.state.global_step
         if "loss" in logs:
@@ -207,6 +207,8 @@ class StageTrainer(Trainer):
                 file.write(json.dumps({"step": step, **logs}) + "\n")
         if not math.isfinite(logs.get("loss", 0.0)):
             raise UserError(f"{self.folder / LOG}: the loss is {logs['loss']} at step {step}; lower the learning rate")
+        if "loss" in logs:
+            self.train_dataset.check_share(logs, step * self.order.batch)
 
 
 def peak_memory() -> int:

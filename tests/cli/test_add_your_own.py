@@ -51,6 +51,8 @@ parts: [tiny-full.yaml, ../method/uniform.yaml]
 method: {tokens: 9}
 """
 READER = '''
+from proxyv.constants import IMAGE_TOKEN
+
 
 class TableReader(Reader):
     """Lines of `image TAB question TAB answer`."""

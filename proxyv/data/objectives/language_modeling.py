@@ -12,7 +12,8 @@ from PIL import Image
 from proxyv.constants import IGNORE_INDEX, IMAGE_TOKEN
 from proxyv.data.encoding import Encoded, check_template, encode_conversation, render
 from proxyv.data.objectives.objective import Objective, pixel_values
-from proxyv.data.readers import CONVERSATIONS, Sample
+from proxyv.data.readers import CONVERSATIONS
+from proxyv.data.records import Sample
 from proxyv.model.processing import ProxyVProcessor
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from proxyv.config import StageSpec
 from proxyv.data.encoding import Encoded
-from proxyv.data.readers import Sample
+from proxyv.data.records import Sample
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor
 
@@ -41,6 +41,8 @@ class Objective:
         """A sample and its opened images as arrays.
 
         image_mode: "anyres" or "pad"; None: the processor's own.
+
+        Raises BadRecordError, saying why, for a sample that cannot be encoded.
         """
         raise NotImplementedError
 

@@ -16,7 +16,8 @@ from torch import nn
 from proxyv.config import StageSpec
 from proxyv.data.encoding import Encoded, stack_crops
 from proxyv.data.objectives.objective import Objective, pixel_values
-from proxyv.data.readers import GRIDS, Sample
+from proxyv.data.readers import GRIDS
+from proxyv.data.records import BadRecordError, Sample
 from proxyv.errors import UserError
 from proxyv.model.modeling import ProxyVForConditionalGeneration
 from proxyv.model.processing import ProxyVProcessor
@@ -60,7 +61,7 @@ class PatchClassification(Objective):
     ) -> Encoded:
         """A page as one crop, and the class of each patch in raster order.
 
-        Raises UserError where cells are not patches, and for a character that is no class.
+        Raises UserError where cells are not patches, BadRecordError for a character that is no class.
         """
         side = round(processor.image_processor.tokens_per_crop**0.5)
         if len(sample.grid) != side or any(len(row) != side for row in sample.grid):
@@ -71,7 +72,7 @@ class PatchClassification(Objective):
         try:
             labels = np.array([_CLASS_OF[character] for row in sample.grid for character in row], dtype=np.int64)
         except KeyError as error:
-            raise UserError(f"data.{sample.source}: record '{sample.id}' has the unknown character {error}") from error
+            raise BadRecordError(f"has the unknown character {error}; use those of the pages' alphabet") from error
         crops = stack_crops(processor, processor.image_processor.crops(images[0], "pad"))
         return Encoded(np.zeros(0, dtype=np.int64), labels, crops, (1,))
 

@@ -33,14 +33,20 @@ def test_check_names_every_bad_record(tmp_path):
     records = [
         record("good", "<image>\nA", image=save_image(tmp_path, "a.png")),
         record("gone", "<image>\nA", image="gone.png"),
-        record("marks", "<image>\nA"),
+        record("marks", "<image> <image>\nA", image="a.png"),
     ]
     report = check_data(record_recipe(tmp_path, records))
     assert len(report.problems) == 2 and report.sources[0].usable == 1
     assert "record 'gone'" in report.problems[0] and "record 'marks'" in report.problems[1]
-    tolerant = DataSpec("llava", "records.json", "images", on_bad_image="substitute")
-    report = check_data(record_recipe(tmp_path, records[:2], tolerant))
-    assert report.problems == [] and "record 'gone'" in report.notes[0]
+    tolerant = DataSpec(
+        "llava", "records.json", "images", on_bad_image="substitute", on_bad_record="skip", max_bad_records=0.7
+    )
+    report = check_data(record_recipe(tmp_path, records, tolerant))
+    assert report.problems == []
+    assert "record 'gone' (number 1): image" in report.notes[0] and "record 'marks' (number 2) has 2" in report.notes[1]
+    tolerant.max_bad_records = 0.6
+    (problem,) = check_data(record_recipe(tmp_path, records, tolerant)).problems
+    assert "data.records: 2 of 3 records are malformed or have bad images, more than max_bad_records 0.6" in problem
 
 
 def test_check_reports_a_missing_file_and_goes_on(tmp_path):
@@ -91,4 +97,4 @@ def test_show_sample_refuses_what_is_not_there(tmp_path, name, index, message):
 
 def test_show_sample_says_why_a_sample_is_not_usable(tmp_path):
     shown = show_sample(record_recipe(tmp_path, [record("a", "A" * 50)], max_length=10))
-    assert "not usable: too long skipped: 1" in shown
+    assert "not usable: " in shown and "more than stages.sample.max_length 10; skipped" in shown

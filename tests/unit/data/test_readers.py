@@ -9,7 +9,8 @@ import pytest
 from proxyv.config import DataSpec
 from proxyv.data import readers
 from proxyv.data.images import open_image
-from proxyv.data.readers import LlavaReader, Reader, Sample, mark_in_front, open_reader
+from proxyv.data.readers import LlavaReader, Reader, open_reader
+from proxyv.data.records import Sample, mark_in_front
 from proxyv.errors import UserError
 from tests.small_runs import page_recipe, record, record_recipe
 from tests.tiny import random_image
@@ -126,24 +127,6 @@ def test_glyphs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("records", "message"),
-    [
-        ([record("r1", "no mark", image="a.png")], "records.json: record 'r1' has 0 <image> mark.* 1 image"),
-        ([record("r2", "<image>\nA")], "record 'r2' has 1 <image> mark.* 0 image.*make them equal"),
-        ([{"id": "r3"}], "record 'r3' has no 'conversations'"),
-        ([{"id": "r4", "conversations": [{"from": "humna", "value": "A"}]}], "record 'r4'.*did you mean 'human'"),
-        ([{"id": "r5", "conversations": [{"from": "human"}]}], "record 'r5'.*'value'"),
-        ({"a": 1}, "must hold a JSON list"),
-        ([], "holds no record"),
-    ],
-)
-def test_wrong_records_are_named(tmp_path, records, message):
-    with pytest.raises(UserError, match=message) as raised:
-        reader(tmp_path, records)[0]
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
     ("spec", "message"),
     [
         (DataSpec("llava", "none.json"), "data.records.path: .*none.json does not exist"),
@@ -160,10 +143,3 @@ def test_wrong_data_sets_are_named(tmp_path, spec, message):
 def test_unknown_data_set_suggests_the_nearest(tmp_path):
     with pytest.raises(UserError, match="'record'; did you mean 'records'"):
         open_reader(record_recipe(tmp_path, [record("a", "b")]), "record")
-
-
-def test_broken_json_is_named(tmp_path):
-    recipe = record_recipe(tmp_path, [])
-    (tmp_path / "records.json").write_text("[{")
-    with pytest.raises(UserError, match="records.json is not valid JSON"):
-        open_reader(recipe, "records")

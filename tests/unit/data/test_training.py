@@ -38,7 +38,9 @@ def with_bad_image(folder, policy):
 
 
 def test_bad_image_fails_with_file_record_and_remedy(tmp_path):
-    with pytest.raises(UserError, match="records.json: record 'bad': image .*missing.png does not exist.*skip or sub"):
+    with pytest.raises(
+        UserError, match=r"records.json: record 'bad' \(number 1\): image .*missing.png does not exist.*skip or sub"
+    ):
         data_of(with_bad_image(tmp_path, "fail"))[1]
 
 
@@ -63,7 +65,9 @@ def test_vision_rows_count_towards_the_limit(tmp_path):
     assert counts_of(data[0]) == {"too_long_skipped": 1}
     assert not data[0][0].crops_per_image
     refusing = data_of(record_recipe(tmp_path, records, max_length=20, on_too_long="fail"))
-    with pytest.raises(UserError, match="record 'long' takes 23 tokens, more than stages.only.max_length 20"):
+    with pytest.raises(
+        UserError, match=r"record 'long' \(number 0\) takes 23 tokens, more than stages.only.max_length 20"
+    ):
         refusing[0]
     assert len(data_of(record_recipe(tmp_path, records, max_length=23))[0][0].input_ids) == 23
 

@@ -8,6 +8,7 @@ import torch
 
 from proxyv.checkpoints.run_folder import find_model
 from proxyv.config import DataSpec, load_recipe, save_recipe
+from proxyv.data import training_data
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
 from proxyv.model.registry import settle_method
@@ -240,6 +241,30 @@ def test_errors_from_data_workers_stay_one_line(tmp_path):
         record("b", "<image>\nA", image="b.png"),
     ]
     recipe = record_recipe(tmp_path, records, dataloader_workers=1, global_batch_size=2, micro_batch_size=2)
-    with pytest.raises(UserError, match="^.*records.json: record 'b': image .*b.png does not exist") as raised:
+    with pytest.raises(
+        UserError, match=r"^.*records.json: record 'b' .number 1.: image .*b.png does not exist"
+    ) as raised:
         train(recipe)
     assert "\n" not in str(raised.value)
+
+
+def test_bad_records_are_skipped_counted_and_more_than_the_ceiling_end_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training_data, "FAIR_SHARE", 8)
+    names = [save_image(tmp_path, f"{number}.png") for number in range(6)]
+    records = [record(name, "<image>\nA", image=name) for name in names]
+    records += [{"id": "bad"}, record("gone", "<image>\nA", image="gone.png")]
+    spec = DataSpec("llava", "records.json", "images", on_bad_record="skip", on_bad_image="skip", max_bad_records=0.5)
+    recipe = record_recipe(tmp_path, records, spec)
+    run = train(recipe)
+    assert "data.records: 1 of 8 records are bad and will be skipped; the first:" in capsys.readouterr().out
+    samples = json.loads((run / "only" / "finished.json").read_text())["samples"]
+    assert samples["bad_records_skipped"] == samples["bad_images_skipped"] == 2  # in two epochs
+    spec.max_bad_records = 0.15
+    with pytest.raises(UserError, match="stages.only.data: .* samples had a bad record or image.*check-data"):
+        train(replace(recipe, name="strict"))
+    spec.max_bad_records = 0.1
+    with pytest.raises(UserError, match="data.records: 1 of 8 records are bad, more than max_bad_records 0.1"):
+        train(replace(recipe, name="stricter"))
+    spec.on_bad_record = "fail"
+    with pytest.raises(UserError, match="record 'bad' .number 6. has no 'conversations'"):
+        train(replace(recipe, name="strictest"))
