@@ -118,10 +118,10 @@ def drop_sliding_window(text_config: PreTrainedConfig) -> None:
     A window shorter than an image's rows (Phi-3-mini-4k: 2047 of 2885) would hide the image's beginning from the
     question behind it; the authors' code ignores it in training, so the released weights expect it gone.
     """
-    if getattr(text_config, "sliding_window", None) is not None:
-        family = FAMILIES.get(text_config.model_type, Family())
-        # One that no prompt reaches, where there must be one; no layer looks at it.
-        text_config.sliding_window = text_config.max_position_embeddings if family.makes_window_masks else None
+    if FAMILIES.get(text_config.model_type, Family()).makes_window_masks:
+        text_config.sliding_window = text_config.max_position_embeddings  # no prompt reaches it, no layer looks at it
+    elif getattr(text_config, "sliding_window", None) is not None:
+        text_config.sliding_window = None
     if getattr(text_config, "layer_types", None) is not None:
         text_config.layer_types = ["full_attention"] * text_config.num_hidden_layers
 

@@ -20,7 +20,10 @@ _SIZES = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
     *("max_position_embeddings", "image_size", "patch_size", "num_channels"),
 )
-_POSITIVE = ("rms_norm_eps", "layer_norm_eps", "rope_theta", "factor", "partial_rotary_factor")
+_POSITIVE = (
+    *("rms_norm_eps", "layer_norm_eps", "rope_theta", "factor", "partial_rotary_factor", "no_rope_layer_interval"),
+    *("logits_scaling", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
+)
 _FLAGS = ("output_hidden_states", "output_attentions", "return_dict")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -69,7 +72,8 @@ def _check(config: PreTrainedConfig, field: str) -> None:
             raise UserError(f"{field}.{name}: {values[name]!r:.100} must be true or false")
     for name in _TOKENS:
         check_token_ids(values.get(name), f"{field}.{name}")
-    _check_word(f"{field}.hidden_act", values.get("hidden_act", "silu"), ACT2FN)
+    for name in ("hidden_act", "hidden_activation"):
+        _check_word(f"{field}.{name}", values.get(name, "silu"), ACT2FN)
     rope = (values.get("rope_parameters") or {}).get("rope_type", "default")
     _check_word(f"{field}.rope_parameters.rope_type", rope, ("default", *ROPE_INIT_FUNCTIONS))
 

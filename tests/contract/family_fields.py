@@ -30,7 +30,7 @@ LEFT_OUT = {
     "max_position_embeddings": "read with rotary scaling only",
     "original_max_position_embeddings": "read with rotary scaling only",
 }
-# Dropout leaves no number as it is; at a share of 1 a pass of training is no chance, see test_families.py.
+# Dropout leaves no number as it is; where it drops nearly all, a pass is no chance, see test_families.py.
 DROPOUT = ("attention_dropout", "resid_pdrop")
 REFUSED = {"use_bidirectional_attention"}  # in one line: rows that see later rows fit no method
 SCALED = [
