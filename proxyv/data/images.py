@@ -67,8 +67,9 @@ def locate_image(folder: Path, path: object, allow_outside: bool = False) -> Pat
         raise BadImageError(f"the image is named by {one_line(repr(path))}, which is no path")
     if _URL.match(path):
         raise BadImageError(f"image {one_line(path)}: URLs are not fetched; download it and give its path")
-    inside = os.path.abspath(folder)
-    if not allow_outside and os.path.commonpath([inside, os.path.abspath(folder / path)]) != inside:
+    may_leave = os.path.isabs(path) or ".." in path.split(os.sep)
+    target, inside = (os.path.abspath(folder / path), os.path.abspath(folder)) if may_leave else ("", "")
+    if may_leave and not allow_outside and not Path(target).is_relative_to(inside):
         raise BadImageError(f"image {one_line(path)} lies outside {folder}; move it, or set allow_outside: true")
     return folder / path
 

@@ -73,7 +73,7 @@ class TrainingData(Dataset[Item]):
         self.fits: bool | None = None  # whether all samples fit the cache; None until the first is encoded
 
     def _check_readers(self) -> None:
-        """Raise UserError for a data set's wrong field, and for readers or a processor that do not suit the objective."""
+        """Raise UserError for a wrong field, and for readers or a processor that do not suit the objective."""
         for reader in self.readers:
             check_dataclass(reader.spec, f"data.{reader.name}")
             if reader.gives != self.objective.takes:

@@ -281,6 +281,10 @@ def test_paths_inside_the_folder_and_links_are_followed(tmp_path):
         if ".." not in path:
             assert open_image(locate_image(images, path)).size == (40, 30)
         assert locate_image(images, path)
+    around = images / ".." / "images"
+    assert locate_image(around, str(images / "linked" / "a.png")) and locate_image(around, "b/../a.png")
+    with pytest.raises(BadImageError, match="lies outside"):
+        locate_image(tmp_path / "image", str(images / "a.png"))  # a name that begins alike
     assert open_image(locate_image(images, "../elsewhere/a.png", allow_outside=True)).size == (40, 30)
     assert open_image(locate_image(images, str(elsewhere / "a.png"), allow_outside=True)).size == (40, 30)
 
