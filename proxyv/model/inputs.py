@@ -79,9 +79,17 @@ def make_prompt(
     return Prompt(input_ids, layout)
 
 
-def check_images_given(config: ProxyVConfig, input_ids: torch.Tensor | None, pixel_values: torch.Tensor | None) -> None:
-    """Raise UserError for placeholders in input_ids (B, L) without images."""
-    if pixel_values is None and input_ids is not None and bool((input_ids == config.image_token_id).any()):
+def check_images_given(
+    config: ProxyVConfig,
+    input_ids: torch.Tensor | None,
+    pixel_values: torch.Tensor | None,
+    cache: Cache | None = None,
+) -> None:
+    """Raise UserError for placeholders in input_ids (B, L) without images. Behind a filled cache nobody looks: decoding
+    steps must not wait for the device."""
+    if pixel_values is not None or input_ids is None or (cache is not None and cache.is_initialized):
+        return
+    if bool((input_ids == config.image_token_id).any()):
         raise UserError(
             "pixel_values: missing, but input_ids hold image placeholders; use ProxyVProcessor's output whole"
         )

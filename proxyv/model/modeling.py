@@ -131,8 +131,7 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
             torch.float32
         """
         methods = self.method.training_passes() if self.training and labels is not None else (self.method,)
-        if past_key_values is None or not past_key_values.is_initialized:  # a decoding step does not look
-            check_images_given(self.config, input_ids, pixel_values)
+        check_images_given(self.config, input_ids, pixel_values, past_key_values)
         plain_text = pixel_values is None and position_ids is None and past_key_values is None
         if plain_text and input_ids is not None and labels is not None and self._order_matters():
             text_batch = TextBatch(input_ids, attention_mask, labels)
