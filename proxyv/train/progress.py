@@ -5,6 +5,7 @@ A leg is the stretch between two starts. Steps that were lost with a killed leg 
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from proxyv import processes
 from proxyv.constants import IGNORE_INDEX
 from proxyv.data.outcomes import COUNTS
+from proxyv.errors import UserError
 from proxyv.files import read_json, write_json
 
 PROGRESS = "progress.json"  # in a checkpoint
@@ -68,8 +70,13 @@ class Progress:
         return {**figures, **{name: totals[name] for name in COUNTS if totals[name]}}
 
     def save(self, folder: Path) -> None:
-        """Write the state into a checkpoint, for all processes; only the main one writes."""
+        """Write the state into a checkpoint, for all processes; only the main one writes.
+
+        Raises UserError for a loss that is not finite: its checkpoint would push out a good one.
+        """
         losses, totals = processes.gather(self.loss.item()), self.totals()
+        if not all(map(math.isfinite, losses)):
+            raise UserError(f"{folder.name}: the loss before it is not finite; lower the learning rate")
         if processes.is_main():
             state = {"legs": self.legs, "seconds": self.seconds, "logged_step": self.logged_step}
             write_json(folder / PROGRESS, {**state, "losses": losses, "totals": totals})

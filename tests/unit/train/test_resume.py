@@ -10,10 +10,14 @@ from dataclasses import replace
 import pytest
 
 from proxyv.checkpoints.checkpoint_folder import COMPLETE, checkpoints
+from proxyv.checkpoints.run_folder import run_folder
 from proxyv.errors import UserError
 from proxyv.files import read_json, write_json
+from proxyv.locks import LOCK, only_process
 from proxyv.signals import REQUEUE, Stopped
 from proxyv.train import train
+from proxyv.train import trainer as trainer_module
+from proxyv.train.stage import find_checkpoint
 from tests.small_runs import PowerCut, figures, interrupt, page_recipe, read_log, stage
 
 
@@ -23,13 +27,7 @@ def interrupted(recipe, monkeypatch, step, happens=None, raised=PowerCut):
     with pytest.raises(raised) as ended:
         train(recipe)
     restore()
-    return recipe_folder(recipe), ended.value
-
-
-def recipe_folder(recipe):
-    from proxyv.checkpoints.run_folder import run_folder
-
-    return run_folder(recipe)
+    return run_folder(recipe), ended.value
 
 
 def model_bytes(run, name="mixed"):
@@ -92,8 +90,6 @@ def test_every_damage_falls_back_to_the_last_intact_checkpoint(made, tmp_path, m
     newest, names = folder / "checkpoint-6", files_of(folder / "checkpoint-6")
     needed = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
     assert needed | {COMPLETE, "progress.json"} <= set(names)
-    from proxyv.train.stage import find_checkpoint
-
     shutil.copytree(folder, tmp_path / "kept")
     origin = read_json(newest / COMPLETE)["origin"]
     capsys.readouterr()
@@ -140,13 +136,12 @@ def test_half_written_checkpoints_are_removed_and_never_taken(made, tmp_path, mo
         raise PowerCut
 
     with monkeypatch.context() as patch:  # between the last file and the mark of checkpoint-6
-        from proxyv.train import trainer
-
-        place = trainer.put_checkpoint
-        patch.setattr(trainer, "put_checkpoint", lambda *of: cut() if of[1].name == "checkpoint-6" else place(*of))
+        place = trainer_module.put_checkpoint
+        place_or_cut = lambda partial, *of: cut() if partial.name == "checkpoint-6" else place(partial, *of)  # noqa: E731
+        patch.setattr(trainer_module, "put_checkpoint", place_or_cut)
         with pytest.raises(PowerCut):
             train(recipe)
-    run = recipe_folder(recipe)
+    run = run_folder(recipe)
     half = run / "mixed" / "partial" / "checkpoint-6"
     assert (half / "trainer_state.json").is_file() and not (half / COMPLETE).exists()
     assert [path.name for path in checkpoints(run / "mixed")] == ["checkpoint-3"]
@@ -159,6 +154,20 @@ def test_as_many_checkpoints_are_kept_as_the_stage_says(made, tmp_path):
     spec = replace(made[0].stages["mixed"], keep_checkpoints=1)
     run = train(replace(made[0], output_dir=str(tmp_path), stages={"mixed": spec}))
     assert [path.name for path in checkpoints(run / "mixed")] == ["checkpoint-9"]
+
+
+def test_no_checkpoint_is_made_of_a_loss_that_is_not_finite(tmp_path):
+    recipe = page_recipe(tmp_path, hot=stage(["captions"], learning_rate=1e30, save_steps=3, logging_steps=100))
+    with pytest.raises(UserError, match="checkpoint-3: the loss before it is not finite; lower the learning rate"):
+        train(recipe)
+    assert checkpoints(run_folder(recipe) / "hot") == []
+
+
+def test_a_run_under_way_is_not_disturbed(tmp_path):
+    recipe = page_recipe(tmp_path)
+    with only_process(run_folder(recipe) / LOCK), pytest.raises(UserError, match="is at work there"):
+        train(recipe)
+    assert not (run_folder(recipe) / "recipe.yaml").exists()
 
 
 def test_other_conditions_are_refused_in_one_line(made, tmp_path, monkeypatch):

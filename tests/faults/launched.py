@@ -1,0 +1,9 @@
+"""A script for torchrun: `proxyv <arguments>`."""
+
+import sys
+
+from proxyv.cli import main
+from tests.faults.forks import do_without_compiling
+
+do_without_compiling()
+main(sys.argv[1:])

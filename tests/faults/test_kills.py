@@ -1,0 +1,130 @@
+"""Killed anywhere, and started again until it is done: weights, logs and results are those of an unbroken run.
+
+A few kills run with all tests, at moments that matter; `--kills 40` adds so many at random ones (see tests/README.md).
+"""
+
+import random
+import signal
+import time
+
+import pytest
+
+from proxyv.signals import REQUEUE
+from tests.faults.forks import start_server
+from tests.faults.kinds import KINDS, new_folder, outcome
+
+pytestmark = pytest.mark.distributed
+
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Unbroken:
+    """One run of each kind that nobody interrupts: what comes out of it, and how long it takes."""
+
+    def __init__(self, folder):
+        self.folder, self.known = folder, {}
+
+    def __call__(self, name):
+        if name not in self.known:
+            kind = KINDS[name]
+            trained = self("train") and self.folder / "train" if kind.prepare is None else None
+            folder = new_folder(kind, self.folder / name, trained)
+            began = time.monotonic()
+            started = kind.start(folder)
+            assert set(started.wait()) == {0}, started.printed()[-3000:]
+            self.known[name] = (outcome(folder), time.monotonic() - began)
+        return self.known[name]
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory, pytestconfig):
+    start_server(*["deepspeed"] * (pytestconfig.getoption("kills") > len(KINDS)))  # else nothing is sharded
+    return Unbroken(tmp_path_factory.mktemp("unbroken"))
+
+
+def strike(kind, folder, number, moment, rng):
+    """Start the command, send the signal once `moment` says so, and wait; whether the signal met it alive."""
+    started = kind.start(folder)
+    while started.running() and not moment():
+        time.sleep(0.001)
+    alive = started.running()
+    if alive:
+        started.send(number, rng)
+    codes = started.wait()
+    printed = started.printed()
+    if number == signal.SIGKILL or kind.launched:
+        return alive
+    assert set(codes) <= {0, REQUEUE, -number}, (codes, printed[-3000:])  # -number: before `main` has begun
+    if kind.processes == 1:
+        assert "Traceback" not in printed, printed[-3000:]
+    return alive
+
+
+def finish(kind, folder, expected):
+    """Let the command run to its end and compare what it leaves."""
+    started = kind.start(folder)
+    assert set(started.wait()) == {0}, started.printed()[-3000:]
+    found = outcome(folder)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+    assert not list(folder.rglob("partial")) and not list(folder.rglob(".lock"))
+
+
+def after(seconds):
+    """A moment so long after now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def exists(folder, pattern):
+    """The moment at which a file or folder is there."""
+    return lambda: next(folder.glob(pattern), None) is not None
+
+
+def lines(folder, pattern, count):
+    """The moment at which a file has so many lines."""
+    return lambda: any(path.read_bytes().count(b"\n") >= count for path in folder.glob(pattern))
+
+
+# While a checkpoint is written, between two lines of the log, while the final model is written, between two answers.
+POINTS = {
+    "train": [
+        (signal.SIGKILL, "runs/tiny/second/partial/checkpoint-6/optimizer.pt", 0),
+        (signal.SIGUSR1, "runs/tiny/second/checkpoint-6/complete.json", 0),
+        (signal.SIGKILL, "runs/tiny/adapter/partial/model/config.json", 0),
+    ],
+    "ddp": [(signal.SIGTERM, "runs/tiny/second/log.jsonl", 1)],
+    "eval": [(signal.SIGKILL, "runs/tiny/eval/synthetic_chartqa.jsonl", 3)],
+    "sweep": [(signal.SIGKILL, "sweep/tiny/seed-0/second/partial/checkpoint-3/model.safetensors", 0)],
+}
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_kills_at_moments_that_matter(tmp_path, unbroken, name):
+    kind, rng = KINDS[name], random.Random(name)
+    expected, _ = unbroken(name)
+    folder = new_folder(kind, tmp_path / "killed", unbroken.folder / "train")
+    for number, pattern, count in POINTS[name]:
+        moment = lines(folder, pattern, count) if count else exists(folder, pattern)
+        assert strike(kind, folder, number, moment, rng), f"was done before {pattern}"
+    finish(kind, folder, expected)
+
+
+def test_random_kills(tmp_path, unbroken, pytestconfig):
+    """`--kills N`: about three a trial, over all kinds in turn."""
+    left, trial = pytestconfig.getoption("kills"), 0
+    while left > 0:
+        kind = list(KINDS.values())[trial % len(KINDS)]
+        rng = random.Random(f"{pytestconfig.getoption('kills_seed')} {trial}")
+        expected, seconds = unbroken(kind.name)
+        folder = new_folder(kind, tmp_path / f"{trial}-{kind.name}", unbroken.folder / "train")
+        kills = min(left, rng.choice((2, 3, 4)))
+        # A leg is shorter than the whole: most moments are in the first half, so that they meet it alive.
+        plan = [(rng.choice(SIGNALS), seconds * rng.random() ** 2) for _ in range(kills)]
+        met = [strike(kind, folder, number, after(moment), rng) for number, moment in plan]
+        finish(kind, folder, expected)
+        said = [
+            f"{number.name} after {moment:.1f} s" for (number, moment), alive in zip(plan, met, strict=True) if alive
+        ]
+        print(f"trial {trial}, {kind.name} ({seconds:.1f} s unbroken): {', '.join(said)}", flush=True)
+        left, trial = left - sum(met), trial + 1

@@ -1,0 +1,44 @@
+"""However a command ends before its time, it says so in one line and with its own exit code."""
+
+import errno
+import os
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+
+from proxyv.cli import main
+from proxyv.cli.commands import COMMANDS, command_name
+
+ENDINGS = {
+    "Ctrl-C": (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted"),
+    "SIGTERM": (lambda: os.kill(os.getpid(), signal.SIGTERM), 75, "ended by SIGTERM"),
+    "SIGUSR1": (lambda: os.kill(os.getpid(), signal.SIGUSR1), 75, "ended by SIGUSR1"),
+    "full disk": (lambda: Path("/dev/full").write_text("x"), 2, "No space left on device"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_command_ends_in_one_line(monkeypatch, capsys, ending):
+    happens, code, message = ENDINGS[ending]
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    for command in COMMANDS:
+        monkeypatch.setattr(command, "run", lambda args: happens())
+        with pytest.raises(SystemExit) as ended:
+            main([command_name(command), *shlex.split(command.EXAMPLE)])
+        said = capsys.readouterr().err
+        assert ended.value.code == code, command_name(command)
+        assert said.startswith(f"proxyv {command_name(command)}: ") and message in said and said.count("\n") == 1, said
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+
+
+def test_an_error_that_is_no_full_disk_stays_what_it_is(monkeypatch):
+    command = COMMANDS[0]
+
+    def fail(args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(command, "run", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        main([command_name(command), *shlex.split(command.EXAMPLE)])
