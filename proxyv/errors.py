@@ -7,11 +7,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST_LINE = 2000  # characters of a message; a value in it may be a whole file
 LONGEST_REASON = 300  # characters of a library's own message that are shown
 
 
 class UserError(ValueError):
-    """Wrong input from the user. The message is one line that names the file or field and the remedy."""
+    """Wrong input from the user. The message is one line that names the file or field and the remedy.
+
+    It is made one line of bounded length whatever names and values of the user's it quotes.
+    """
+
+    def __str__(self) -> str:
+        return shorten(" ".join(self.message().split()), LONGEST_LINE)
+
+    def message(self) -> str:
+        """What is wrong, as it was raised."""
+        return super().__str__()
 
 
 class FieldError(UserError):
@@ -22,7 +33,8 @@ class FieldError(UserError):
         super().__init__(field, problem, section)
         self.field, self.problem, self.section = field, problem, section
 
-    def __str__(self) -> str:
+    def message(self) -> str:
+        """The field with its section, and what is wrong with it."""
         return f"{self.section}.{self.field}: {self.problem}"
 
 

@@ -33,6 +33,14 @@ class Loaded:
     recipe: dict[str, Any]
 
 
+def recipe_of(path: str | Path) -> dict[str, Any]:
+    """The resolved recipe that the model of a folder was trained by, without the model; empty where there is none.
+
+    Raises UserError where there is no model, or the recipe is damaged.
+    """
+    return read_recipe(run_of(find_model(path)))
+
+
 def load_for_evaluation(
     path: str | Path,
     device: str | None = None,

@@ -15,12 +15,11 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from proxyv.cli.commands import COMMANDS, Command, command_name
-from proxyv.errors import UserError, shorten
+from proxyv.errors import UserError
 from proxyv.files import writing
 from proxyv.signals import REQUEUE, Stopped, stop_at_once
 
 INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
-LONGEST_LINE = 2000  # characters of a message; a value in it may be a whole file
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def stop(prefix: str, message: str, code: int = 2) -> NoReturn:
     """End with one line on stderr and an exit code."""
-    line = shorten(" ".join(f"{prefix}: {message}".split()), LONGEST_LINE)  # names and values may hold line breaks
-    tqdm.write(line, file=sys.stderr)  # not print: a progress bar may be on the current line
+    tqdm.write(f"{prefix}: {message}", file=sys.stderr)  # not print: a progress bar may be on the current line
     raise SystemExit(code) from None
 
 

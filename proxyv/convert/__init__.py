@@ -3,6 +3,7 @@
 authors.py authors_config.py   LLaVA's original layout: the authors' ProxyV, LLaVA-1.5, LLaVA-NeXT
 llava_hf.py                    the layout of transformers' own LLaVA classes
 internlm.py                    InternLM2 → a Llama folder
+pickled.py                     an LLM or a tower with pickled weights → the same with safetensors
 stage_one.py                   what stage 1 trained (mm_projector.bin), put onto pretrained parts
 plan.py                        a conversion as data, checked on shapes before anything is written
 weights.py tower.py folder.py  reading weights; the vision tower; the files around the weights
@@ -19,17 +20,22 @@ from proxyv.convert import authors_config, llava_hf
 from proxyv.convert.authors import convert_authors, load_authors
 from proxyv.convert.internlm import convert_internlm
 from proxyv.convert.llava_hf import convert_llava_hf
+from proxyv.convert.pickled import convert_pickled
 from proxyv.convert.stage_one import convert_stage_one
 from proxyv.convert.tower import read_config
 from proxyv.convert.weights import locate
 from proxyv.errors import UserError
+from proxyv.model.families import FAMILIES
 
 __all__ = ["Converted", "convert", "load_authors"]
 
+# LLMs and towers as transformers has them, whose weights alone may have to be converted.
+PLAIN_TYPES = {*FAMILIES, "clip", "clip_vision_model", "siglip", "siglip_vision_model"}
 SUPPORTED = (
     f"LLaVA's layout ({', '.join(authors_config.MODEL_TYPES)}), "
     f"transformers' LLaVA ({', '.join(llava_hf.MODEL_TYPES)}), "
-    "InternLM2 (internlm2) and stage-1 files (mm_projector.bin)"
+    "InternLM2 (internlm2), stage-1 files (mm_projector.bin), and LLMs and towers with pickled weights "
+    f"({', '.join(sorted(PLAIN_TYPES))})"
 )
 
 
@@ -75,6 +81,8 @@ def convert(
         notes = convert_llava_hf(folder, target, their_config, chat_template)
     elif kind in authors_config.MODEL_TYPES:
         notes = convert_authors(folder, target, their_config, tower, chat_template)
+    elif kind in PLAIN_TYPES:
+        notes = convert_pickled(folder, target)
     else:
         raise UserError(f"{folder / 'config.json'}: model_type '{kind}' cannot be converted; supported are {SUPPORTED}")
     return Converted(target, notes)

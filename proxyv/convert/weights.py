@@ -17,7 +17,7 @@ from proxyv.model.sources import check_source, indexed_files
 _AGAIN = "download the file again"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What a model folder on the hub is made of, without its code.
-_SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def locate(source: str | Path, field: str, weights: bool = True) -> Path:
     if Path(source).is_dir():
         return Path(source)
     try:
-        folder = Path(snapshot_download(str(source), allow_patterns=[*_SMALL_FILES, *["*.safetensors"] * weights]))
+        folder = Path(snapshot_download(str(source), allow_patterns=[*SMALL_FILES, *["*.safetensors"] * weights]))
         if weights and not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(str(source), allow_patterns=[*_SMALL_FILES, "pytorch_model*.bin"]))
+            folder = Path(snapshot_download(str(source), allow_patterns=[*SMALL_FILES, "pytorch_model*.bin"]))
     except (OSError, ValueError) as error:
         raise UserError(f"{field}: '{source}' is neither a folder nor a hub id that can be reached") from error
     return folder

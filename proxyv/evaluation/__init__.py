@@ -14,12 +14,13 @@ proxyv/results/scores.py says what these files hold.
 
 from proxyv.evaluation.benchmarks import Benchmark, Suite, list_names, load_benchmark, load_suite
 from proxyv.evaluation.rescoring import rescore_results
-from proxyv.evaluation.runner import evaluate, evaluate_suite
+from proxyv.evaluation.runner import check_suite, evaluate, evaluate_suite
 from proxyv.evaluation.scoring import rescore
 
 __all__ = [
     "Benchmark",
     "Suite",
+    "check_suite",
     "evaluate",
     "evaluate_suite",
     "list_names",

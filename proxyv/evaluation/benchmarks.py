@@ -6,6 +6,7 @@ Unknown keys, metrics and scores are errors that name the file and the nearest k
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -150,7 +151,7 @@ def _find(kind: str, name_or_path: str | Path, benchmarks_dir: str | Path | None
         return Path(name_or_path)
     for folder in _folders(kind, benchmarks_dir):
         path = folder / f"{name_or_path}.yaml"
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     known = list_names(kind, benchmarks_dir)
     if not known:

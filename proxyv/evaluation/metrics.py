@@ -25,6 +25,7 @@ from proxyv.evaluation.vqa_answers import normalize_vqa_answer
 METRICS_VERSION = "1"
 
 MetricFunction = Callable[[str, Sequence[str], Mapping[str, Any]], dict[str, float]]
+RowCheck = Callable[[Mapping[str, Any]], str | None]
 RelativeBox = tuple[float, float, float, float]  # x1, y1, x2, y2 as fractions of the image's width and height
 
 
@@ -34,6 +35,7 @@ class Metric:
 
     scores: the names of the scores it returns.
     needs: what `row` must hold; `image_size` (width, height in pixels) is always there.
+    problem: what is wrong with a row's values, in words; None where they can be scored.
     """
 
     name: str
@@ -41,19 +43,24 @@ class Metric:
     scores: tuple[str, ...]
     needs: tuple[str, ...] = ()
     uses_references: bool = True
+    problem: RowCheck = lambda row: None
 
 
 METRICS: dict[str, Metric] = {}
 
 
 def metric(
-    *scores: str, name: str | None = None, needs: tuple[str, ...] = (), uses_references: bool = True
+    *scores: str,
+    name: str | None = None,
+    needs: tuple[str, ...] = (),
+    uses_references: bool = True,
+    problem: RowCheck = lambda row: None,
 ) -> Callable[[MetricFunction], MetricFunction]:
     """Register a function as the metric `name` (its own name unless given) with these score names."""
 
     def register(function: MetricFunction) -> MetricFunction:
         key = name or function.__name__
-        METRICS[key] = Metric(key, function, scores or (key,), needs, uses_references)
+        METRICS[key] = Metric(key, function, scores or (key,), needs, uses_references, problem)
         return function
 
     return register
@@ -154,11 +161,27 @@ def edit_distance(prediction: str, references: Sequence[str], row: Mapping[str, 
     return {"edit_distance": min(Levenshtein.normalized_distance(prediction, r) for r in references)}
 
 
+LARGEST_PIXEL = 2**31
 IOU_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _ACCURACIES = tuple(f"acc@{threshold}" for threshold in IOU_THRESHOLDS)
 
 
-@metric("iou", *_ACCURACIES, "center_acc", needs=("bbox", "image_size"), uses_references=False)
+def _box_problem(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with a row's box, and with its image's size where that is known already."""
+    box, size = row.get("bbox"), row.get("image_size", [1, 1])
+    for name, values, count, least in (("bbox", box, 4, -math.inf), ("image_size", size, 2, 1)):
+        if not isinstance(values, (list, tuple)) or len(values) != count or not all(map(_is_number, values)):
+            return f"{name} is {values!r:.60} and must be {count} numbers"
+        if min(values) < least:
+            return f"{name} is {values!r:.60} and must be {least} or more"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_PIXEL
+
+
+@metric("iou", *_ACCURACIES, "center_acc", needs=("bbox", "image_size"), uses_references=False, problem=_box_problem)
 def grounding(prediction: str, references: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
     """RefCOCO's measures (Kazemzadeh et al. 2014; Yu et al. 2016, arXiv:1608.00272) as lmms-eval computes them.
 

@@ -13,13 +13,12 @@ from typing import Any, cast
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import Benchmark, load_benchmark, load_suite
 from proxyv.evaluation.runner import answers_lock
-from proxyv.evaluation.scoring import rescore, summarize_suite, table_fields
-from proxyv.files import read_json, read_records, write_json
+from proxyv.evaluation.scoring import read_answers, rescore, summarize_suite, table_fields
+from proxyv.files import read_json, write_json
 from proxyv.locks import only_process
+from proxyv.results.check import checked
 from proxyv.results.scores import BenchmarkResult, SuiteResult
 
-# What scoring reads of a line of answers.
-ANSWER_FIELDS = {"prediction": str, "references": list, "row": dict, "new_tokens": int, "finished": bool}
 RESULT_FIELDS = ("benchmark", "benchmark_definition", "planned_samples")
 SUITE_FIELDS = ("suite", "score")
 
@@ -85,13 +84,8 @@ def _answer_files(path: Path) -> list[Path]:
 
 def _read(answers: Path, benchmarks_dir: str | Path | None) -> StoredResult:
     result = _read_kind(answers.with_suffix(".json"), "benchmark", RESULT_FIELDS)
-    records = read_records(answers)
-    if not records:
+    if not read_answers(answers):
         raise UserError(f"{answers}: holds no answers; run the evaluation again")
-    for number, record in enumerate(records, start=1):
-        for name, kind in ANSWER_FIELDS.items():
-            if not isinstance(record, dict) or not isinstance(record.get(name), kind):
-                raise UserError(f"{answers}: line {number} is no answer of an evaluation: '{name}' is missing or wrong")
     return StoredResult(answers, result, load_benchmark(result["benchmark"], benchmarks_dir))
 
 
@@ -99,7 +93,8 @@ def _read_kind(path: Path, kind: str, fields: tuple[str, ...]) -> dict[str, Any]
     value = read_json(path)
     if value.get("kind") != kind or any(name not in value for name in fields):
         raise UserError(f"{path}: is no result of a {kind}; give a benchmark's .jsonl or .json, or their folder")
-    return value
+    record: type[Any] = BenchmarkResult if kind == "benchmark" else SuiteResult
+    return cast("dict[str, Any]", checked(value, record, path))
 
 
 def _score(stored: StoredResult) -> dict[str, Any]:

@@ -21,15 +21,16 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from proxyv.environment import describe_model, environment
-from proxyv.errors import UserError
+from proxyv.errors import UserError, naming
 from proxyv.evaluation.answers import Answer, chat_prompt, generate_answers
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark, load_suite
 from proxyv.evaluation.metrics import METRICS_VERSION
 from proxyv.evaluation.samples import BenchmarkSample, BenchmarkSamples
-from proxyv.evaluation.scoring import summarize, summarize_suite, table_fields, with_scores
-from proxyv.files import read_json, read_records, to_line, write_json, write_records, writing
+from proxyv.evaluation.scoring import read_answers, summarize, summarize_suite, table_fields, with_scores
+from proxyv.files import read_json, to_line, write_json, write_records, writing
 from proxyv.locks import LOCK, only_process
 from proxyv.model.registry import settle_fields
+from proxyv.results.check import checked
 from proxyv.results.scores import AnswerRecord, BenchmarkIdentity, BenchmarkResult, Effort, SuiteResult
 from proxyv.schema import describe_change
 
@@ -68,9 +69,7 @@ def evaluate(
     """
     if not isinstance(benchmark, Benchmark):
         benchmark = load_benchmark(benchmark, benchmarks_dir)
-    for name, value in (("batch_size", batch_size), ("limit", 1 if limit is None else limit)):
-        if value < 1:
-            raise UserError(f"{name}: {value} is too small; use 1 or more")
+    _check_numbers(batch_size, limit, seed)
     samples = BenchmarkSamples(benchmark, data_root)
     run = _Evaluation(benchmark, samples, Path(output_dir), processor, batch_size, limit)
     identity = run.identity(model, seed, recipe)
@@ -112,13 +111,7 @@ def evaluate_suite(
 
     Arguments and errors (UserError) are those of `evaluate`. All data files are opened before the first answer is made.
     """
-    if not isinstance(suite, Suite):
-        if benchmarks_dir is None and str(suite).endswith(".yaml"):
-            benchmarks_dir = Path(suite).parent
-        suite = load_suite(suite, benchmarks_dir)
-    benchmarks = [load_benchmark(name, benchmarks_dir) for name in suite.benchmarks]
-    for benchmark in benchmarks:
-        BenchmarkSamples(benchmark, data_root)
+    suite, benchmarks = check_suite(suite, data_root, batch_size, limit, seed, benchmarks_dir)
     summary_path = Path(output_dir) / f"suite-{suite.name}.json"
     with only_process(answers_lock(output_dir, summary_path.stem)):
         summary_path.unlink(missing_ok=True)  # it would no longer belong to the answers beside it
@@ -146,6 +139,38 @@ def evaluate_suite(
 def answers_lock(output_dir: str | Path, name: str) -> Path:
     """The lock file of a benchmark's answers, or of a suite."""
     return Path(output_dir) / f".{name}{LOCK}"
+
+
+def check_suite(
+    suite: Suite | str | Path,
+    data_root: str | Path,
+    batch_size: int = 1,
+    limit: int | None = None,
+    seed: int = 0,
+    benchmarks_dir: str | Path | None = None,
+) -> tuple[Suite, list[Benchmark]]:
+    """All that `evaluate_suite` can refuse without a model: the suite and its benchmarks, whose data files are read.
+
+    Raises UserError as it does.
+    """
+    _check_numbers(batch_size, limit, seed)
+    if not isinstance(suite, Suite):
+        if benchmarks_dir is None and str(suite).endswith(".yaml"):
+            benchmarks_dir = Path(suite).parent
+        suite = load_suite(suite, benchmarks_dir)
+    benchmarks = [load_benchmark(name, benchmarks_dir) for name in suite.benchmarks]
+    for benchmark in benchmarks:
+        BenchmarkSamples(benchmark, data_root)
+    return suite, benchmarks
+
+
+def _check_numbers(batch_size: int, limit: int | None, seed: int) -> None:
+    """Raise UserError for what is too small or, of seeds, too large."""
+    for name, value in (("batch_size", batch_size), ("limit", 1 if limit is None else limit)):
+        if value < 1:
+            raise UserError(f"{name}: {value} is too small; use 1 or more")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed: {seed} must be from 0 to 2³² − 1")
 
 
 _NO_EFFORT: Effort = {"batch_size": None, "batch_sizes": [], "resumed_after": 0, "wall_seconds": 0.0}
@@ -183,7 +208,7 @@ class _Evaluation:
 
     def read_answers(self) -> list[AnswerRecord]:
         """The answers on disk."""
-        return cast("list[AnswerRecord]", read_records(self.records_path))
+        return read_answers(self.records_path)
 
     def identity(self, model: Any, seed: int, recipe: Mapping[str, Any] | None) -> BenchmarkIdentity:
         """What the result file says about how it was measured."""
@@ -214,6 +239,7 @@ class _Evaluation:
         if not records:
             return [], _NO_EFFORT
         earlier = read_json(self.result_path) if self.result_path.exists() else {}
+        checked(earlier, BenchmarkResult, self.result_path, [*_NO_EFFORT] if earlier else [])
         for field in ("benchmark_definition", "metrics_version", "decoding", "model", "seed"):
             if difference := describe_change(earlier.get(field), identity[field], field):
                 raise self._stale(difference)
@@ -243,7 +269,8 @@ class _Evaluation:
                 batch = [self.samples[index] for index in indices]
                 images = [self.samples.image(index) for index in indices]
                 prompts = [self.prompt(sample) for sample in batch]
-                answers = generate_answers(model, self.processor, prompts, images, self.benchmark.max_new_tokens)
+                with naming(f"benchmark {self.benchmark.name}: samples {', '.join(repr(one.id) for one in batch)}"):
+                    answers = generate_answers(model, self.processor, prompts, images, self.benchmark.max_new_tokens)
                 for sample, image, prompt, answer in zip(batch, images, prompts, answers, strict=True):
                     file.write(to_line(self._record(sample, image.size, prompt, answer)))
                 file.flush()

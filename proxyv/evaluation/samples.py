@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
 from PIL import Image
 
 from proxyv.data.images import BadImageError, locate_image, open_image
-from proxyv.errors import UserError, suggest
+from proxyv.errors import UserError, reading, suggest
 from proxyv.evaluation.benchmarks import Benchmark
+from proxyv.files import parse_json, to_line
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class BenchmarkSample:
 class BenchmarkSamples:
     """The samples of a benchmark in file order; an image is opened when it is used.
 
-    Raises UserError where the file or a column is missing, naming benchmark, path and remedy.
+    Raises UserError where the file or a column is missing, and for the first sample that cannot be asked or scored,
+    naming benchmark, path and remedy.
     """
 
     def __init__(self, benchmark: Benchmark, data_root: str | Path):
@@ -40,26 +43,46 @@ class BenchmarkSamples:
         self._images = rows.select_columns(benchmark.columns.image)
         self._texts = rows.remove_columns(benchmark.columns.image)
         self._places = _places(rows, benchmark.columns.question)
+        if not self._places:
+            raise UserError(f"benchmark {benchmark.name}: {self.path}: no samples; the data file is empty")
+        self._check_samples()
+
+    def _check_samples(self) -> None:
+        """Raise UserError for the first sample that cannot be asked or scored, before any model is loaded."""
+        missing = _empty(self._images.data.column(self.benchmark.columns.image))
+        for index in range(len(self)):
+            sample = self[index]
+            if missing[self._places[index][0]]:
+                raise UserError(
+                    f"{self._where(sample.id)}: no image in column '{self.benchmark.columns.image}'; "
+                    "leave the row out, or put its image there"
+                )
+            for metric in self.benchmark.used_metrics:
+                if problem := metric.problem(sample.kept):
+                    raise UserError(f"{self._where(sample.id)}: {problem}; fix the row")
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> BenchmarkSample:
-        """Sample `index`. Raises UserError where it has no answer to compare with."""
+        """Sample `index`. Raises UserError where it has no question, no answer to compare with, or no texts there."""
         row_number, part = self._places[index]
         columns, row = self.benchmark.columns, self._texts[row_number]
-        question = row[columns.question]
         name = str(row_number if columns.id is None else row[columns.id])
-        sample = BenchmarkSample(
-            index=index,
-            id=name if part is None else f"{name}-{part}",
-            question=str(question if part is None else question[part]),
-            references=_as_texts(row[columns.answers]),
-            kept={column: row[column] for column in columns.keep},
-        )
-        if not sample.references and any(m.uses_references for m in self.benchmark.used_metrics):
-            raise UserError(f"{self._where(sample.id)}: no answer in column '{columns.answers}'; use a scored split")
-        return sample
+        name = name if part is None else f"{name}-{part}"
+        question = row[columns.question] if part is None else row[columns.question][part]
+        if not isinstance(question, str):
+            raise self._fault(name, columns.question, question, "a text")
+        references = _as_list(row[columns.answers])
+        if not all(isinstance(one, (str, int, float)) for one in references):
+            raise self._fault(name, columns.answers, references, "a text, a number or a list of them")
+        if not references and any(m.uses_references for m in self.benchmark.used_metrics):
+            raise UserError(f"{self._where(name)}: no answer in column '{columns.answers}'; use a scored split")
+        kept = {column: row[column] for column in columns.keep}
+        for column, value in kept.items():
+            if not _fits_json(value):
+                raise self._fault(name, column, value, "what JSON can hold")
+        return BenchmarkSample(index, name, question, [str(one) for one in references], kept)
 
     def image(self, index: int) -> Image.Image:
         """The image of sample `index` in RGB. Raises UserError for a missing or unreadable one."""
@@ -69,6 +92,11 @@ class BenchmarkSamples:
             return open_image(_image_source(value, self.path.parent, self.benchmark.allow_outside))
         except BadImageError as error:
             raise UserError(f"{self._where(self[index].id)}: {error}; replace it, or fix its path") from error
+
+    def _fault(self, name: str, column: str, value: Any, kind: str) -> UserError:
+        return UserError(
+            f"{self._where(name)}: column '{column}' holds {value!r:.60} and must hold {kind}; fix the row"
+        )
 
     def _where(self, name: str) -> str:
         return f"benchmark {self.benchmark.name}: {self.path}: sample '{name}'"
@@ -80,17 +108,15 @@ def _read(benchmark: Benchmark, path: Path) -> datasets.Dataset:
             f"benchmark {benchmark.name}: {path} does not exist; "
             "make or download the data, or give its folder with --data_root"
         )
-    readers = {".parquet": datasets.Dataset.from_parquet, ".json": datasets.Dataset.from_json}
-    reader = readers.get({".jsonl": ".json"}.get(path.suffix, path.suffix))
-    if reader is None:
+    if path.suffix not in (".parquet", ".json", ".jsonl"):
         raise UserError(f"benchmark {benchmark.name}: {path}: use a .parquet, .json or .jsonl file")
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        rows = reader(str(path))
-    except Exception as error:  # pyarrow and datasets raise many kinds
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"benchmark {benchmark.name}: {path} cannot be read ({reason}); make it again") from error
+        with reading(f"benchmark {benchmark.name}: {path}", "make it again"):
+            # Not through Arrow's JSON reader: a few thousand brackets in each other end the process.
+            parquet = path.suffix == ".parquet"
+            rows = datasets.Dataset.from_parquet(str(path)) if parquet else datasets.Dataset.from_list(_records(path))
     finally:
         if bars:
             datasets.enable_progress_bars()
@@ -98,6 +124,23 @@ def _read(benchmark: Benchmark, path: Path) -> datasets.Dataset:
     if isinstance(rows.features.get(image), datasets.Image):
         rows = rows.cast_column(image, datasets.Image(decode=False))
     return rows
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON list, or of JSON lines. Raises ValueError for anything else."""
+    text = path.read_bytes()
+    rows = (
+        [parse_json(line) for line in text.splitlines() if line.strip()] if _is_lines(path, text) else parse_json(text)
+    )
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("it must hold a list of rows, each a mapping of columns")
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [{column: row.get(column) for column in columns} for row in rows]
+
+
+def _is_lines(path: Path, text: bytes) -> bool:
+    """Whether a file holds JSON lines, which some call .json."""
+    return path.suffix == ".jsonl" or text.lstrip()[:1] == b"{"
 
 
 def _check_columns(benchmark: Benchmark, path: Path, present: Sequence[str]) -> None:
@@ -109,19 +152,33 @@ def _check_columns(benchmark: Benchmark, path: Path, present: Sequence[str]) -> 
 
 def _places(rows: datasets.Dataset, question: str) -> list[tuple[int, int | None]]:
     """(row, None) for each row; (row, part) for each question of a row whose question column holds a list."""
-    if isinstance(rows.features[question], datasets.Value):
+    if not isinstance(rows.features[question], datasets.List):
         return [(row, None) for row in range(len(rows))]
     questions = rows.select_columns(question)
     return [(row, part) for row in range(len(rows)) for part in range(len(questions[row][question] or []))]
 
 
-def _as_texts(value: Any) -> list[str]:
-    """A column that holds one text, a number or a list of them, as a list of texts."""
-    if value is None:
-        return []
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return [str(value)]
-    return [str(one) for one in value if one is not None]
+def _empty(images: pyarrow.ChunkedArray) -> list[bool]:
+    """Which rows have no image: null, or a mapping of nulls."""
+    if pyarrow.types.is_struct(images.type):
+        parts = [child.is_null() for child in images.combine_chunks().flatten()]
+        rows = zip(*(part.to_pylist() for part in parts), strict=True)
+        return [all(row) for row in rows]
+    empty: list[bool] = images.is_null().to_pylist()
+    return empty
+
+
+def _as_list(value: Any) -> list[Any]:
+    """A column that holds one value or a list of them, as a list without nulls."""
+    return [one for one in (value if isinstance(value, list) else [value]) if one is not None]
+
+
+def _fits_json(value: Any) -> bool:
+    try:
+        to_line({"value": value})
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _image_source(value: Any, folder: Path, allow_outside: bool) -> Path | bytes:

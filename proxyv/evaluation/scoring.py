@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
-from proxyv.errors import UserError
+from proxyv.errors import UserError, naming
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark
 from proxyv.evaluation.metrics import METRICS_VERSION
 from proxyv.files import read_json, read_records, write_json, write_records
+from proxyv.results.check import checked
 from proxyv.results.scores import (
     AnswerRecord,
     BenchmarkResult,
@@ -20,6 +20,9 @@ from proxyv.results.scores import (
     TableFields,
     TermValue,
 )
+
+# What scoring reads of a line of answers, and every version wrote.
+NEEDED_OF_ANSWERS = ("prediction", "references", "row", "new_tokens", "finished")
 
 
 def summarize(records: Sequence[AnswerRecord], benchmark: Benchmark) -> ScoreSummary:
@@ -94,6 +97,14 @@ def _suite_part(result: BenchmarkResult) -> SuitePart:
     }
 
 
+def read_answers(path: Path) -> list[AnswerRecord]:
+    """The answers in a file. Raises UserError where it is damaged or a line is no answer."""
+    return [
+        checked(record, AnswerRecord, f"{path}: line {number}", NEEDED_OF_ANSWERS)
+        for number, record in enumerate(read_records(path), start=1)
+    ]
+
+
 def rescore(records_path: str | Path, benchmark: Benchmark | str | Path, *, write: bool = False) -> ScoreSummary:
     """Score stored answers again, without a model; returns `summarize`'s fields.
 
@@ -104,11 +115,12 @@ def rescore(records_path: str | Path, benchmark: Benchmark | str | Path, *, writ
     if not isinstance(benchmark, Benchmark):
         benchmark = load_benchmark(benchmark)
     path = Path(records_path)
-    try:
-        records = [with_scores(record, benchmark) for record in cast("list[AnswerRecord]", read_records(path))]
-    except KeyError as error:
-        raise UserError(f"{path}: field {error} is missing; was it written for {benchmark.name}?") from error
-    summary = summarize(records, benchmark)
+    with naming(path):
+        try:
+            records = [with_scores(record, benchmark) for record in read_answers(path)]
+        except KeyError as error:
+            raise UserError(f"field {error} is missing; was it written for {benchmark.name}?") from error
+        summary = summarize(records, benchmark)
     if write:
         result_path = path.with_suffix(".json")
         result = read_json(result_path)
@@ -130,9 +142,16 @@ def table_fields(benchmark: Benchmark) -> TableFields:
 
 
 def with_scores(record: AnswerRecord, benchmark: Benchmark) -> AnswerRecord:
-    """The answer with all its scores, from its `prediction`, `references` and `row`."""
+    """The answer with all its scores, from its `prediction`, `references` and `row`.
+
+    Raises UserError where these cannot be scored.
+    """
     scores: dict[str, float] = {}
     for metric in benchmark.used_metrics:
+        if problem := metric.problem(record["row"]) or (
+            metric.uses_references and not record["references"] and "no answers"
+        ):
+            raise UserError(f"sample '{record.get('id')}': {problem}; metric '{metric.name}' cannot score it")
         scores |= metric.function(record["prediction"], record["references"], record["row"])
     return {**record, "scores": scores}
 

@@ -26,8 +26,8 @@ from proxyv import processes
 from proxyv.checkpoints.load import load_for_evaluation
 from proxyv.checkpoints.run_folder import RECIPE, recipe_change
 from proxyv.config import Recipe, load_recipe, save_recipe
-from proxyv.errors import UserError, suggest
-from proxyv.evaluation import evaluate_suite
+from proxyv.errors import UserError, naming, suggest
+from proxyv.evaluation import check_suite, evaluate_suite, load_suite
 from proxyv.experiments.shared_stages import own_recipe, shared_recipe
 from proxyv.experiments.sweep_results import SHARED, collect, seed_folder, write_results
 from proxyv.files import write_json
@@ -126,6 +126,11 @@ def check_evaluation(recipes: Sequence[Recipe], batch_size: int) -> None:
     for recipe in recipes:
         if recipe.suite is None:
             raise UserError(f"{recipe.name}: suite: the recipe names none; add --suite NAME, or leave eval out of --do")
+        with naming(recipe.name):
+            if recipe.pages is None:
+                check_suite(recipe.suite, recipe.data_root, batch_size)
+            else:  # whose data may not be rendered yet
+                load_suite(recipe.suite)
 
 
 def evaluate_run(recipe: Recipe, run: Path, *, batch_size: int, device: str | None = None) -> SuiteResult:

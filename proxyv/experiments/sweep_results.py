@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 from proxyv.checkpoints.run_folder import FINISHED, RECIPE, is_finished, stage_names
 from proxyv.config import load_recipe
@@ -16,13 +15,15 @@ from proxyv.methods import describe_method, make_method
 from proxyv.report.make import write_files
 from proxyv.report.means import MeanOverRuns
 from proxyv.report.plots import Panel, Point
-from proxyv.report.runs import SWEEP, protocol, read_sweep
+from proxyv.report.runs import NEEDED_OF_SUITES, SWEEP, protocol, read_sweep
 from proxyv.report.tables import tabulate, to_markdown
+from proxyv.results.check import checked
 from proxyv.results.origin import EnvironmentRecord
 from proxyv.results.scores import SuiteResult
 from proxyv.results.sweep import (
     SeedSummary,
     SharedTraining,
+    StageSummary,
     SweepProfile,
     SweepRecipe,
     SweepResult,
@@ -54,7 +55,8 @@ def collect(output: Path, failed: Mapping[str, Mapping[str, str]]) -> SweepResul
 
 
 def _seeds(folder: Path) -> list[tuple[int, Path]]:
-    return sorted((int(path.name.removeprefix("seed-")), path) for path in folder.glob("seed-*"))
+    found = ((path.name.removeprefix("seed-"), path) for path in folder.glob("seed-*"))
+    return sorted((int(seed), path) for seed, path in found if seed.isdecimal())
 
 
 def _recipe(folder: Path, failed: Mapping[str, str]) -> SweepRecipe:
@@ -80,7 +82,7 @@ def _recipe(folder: Path, failed: Mapping[str, str]) -> SweepRecipe:
 
 def _profile(file: Path) -> SweepProfile:
     profile = read_json(file) if file.is_file() else {}
-    return cast(SweepProfile, {key: profile[key] for key in PROFILED if key in profile})
+    return checked({key: profile[key] for key in PROFILED if key in profile}, SweepProfile, file)
 
 
 def _training(run: Path) -> SharedTraining | None:
@@ -88,7 +90,11 @@ def _training(run: Path) -> SharedTraining | None:
     names = stage_names(load_recipe(run / RECIPE)) if (run / RECIPE).is_file() else []
     if not names or not all(is_finished(run / name) for name in names):
         return None
-    records = {name: read_json(run / name / FINISHED) for name in names}
+    files = {name: run / name / FINISHED for name in names}
+    records = {name: read_json(file) for name, file in files.items()}
+    for name, file in files.items():
+        checked(records[name], StageSummary, file, ("steps", "loss", "seconds"))
+    checked(records[names[-1]], SharedTraining, files[names[-1]], ("environment",))
     last = records[names[-1]]
     return {
         "loss": last["loss"],
@@ -104,7 +110,8 @@ def _training(run: Path) -> SharedTraining | None:
 def _suite(run: Path) -> SuiteResult | None:
     """A run's result on its suite; None where it has not been evaluated to the end."""
     file = next(iter(sorted((run / "eval").glob("suite-*.json"))), None)
-    return None if file is None else cast(SuiteResult, read_json(file))
+    needed = (*NEEDED_OF_SUITES, "suite", "metrics_version", "environment")
+    return None if file is None else checked(read_json(file), SuiteResult, file, needed)
 
 
 def _run(training: TrainingSummary | None, suite: SuiteResult | None) -> SweepRun:

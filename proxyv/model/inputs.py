@@ -29,6 +29,7 @@ from proxyv.model.layout import Layout, make_layout
 from proxyv.model.method import Plan, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
 from proxyv.model.rows import gather_rows
+from proxyv.model.sub_configs import position_limit
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def make_prompt(
             f"attention_mask: shape {tuple(attention_mask.shape)} must be that of input_ids, "
             f"{tuple(input_ids.shape)}, for a prompt with images"
         )
+    check_length(config, input_ids.shape[1], attention_mask)
     counts = crops_per_image.tolist() if isinstance(crops_per_image, torch.Tensor) else crops_per_image
     is_image = input_ids == config.image_token_id
     layout = make_layout(is_image, attention_mask, counts, config.tokens_per_crop, config.newline_positions, labels)
@@ -93,6 +95,23 @@ def check_images_given(
         raise UserError(
             "pixel_values: missing, but input_ids hold image placeholders; use ProxyVProcessor's output whole"
         )
+
+
+def check_length(config: ProxyVConfig, width: int, attention_mask: torch.Tensor | None) -> None:
+    """Raise UserError where a sample has more rows than the LLM has positions.
+
+    Args:
+        width: rows of the batch, padding included.
+        attention_mask: (B, width); None: no padding.
+    """
+    most = position_limit(config.text_config)
+    if width > most:  # only then is it worth a look at where the padding is
+        longest = width if attention_mask is None or attention_mask.dim() != 2 else int(attention_mask.sum(1).max())
+        if longest > most:
+            raise UserError(
+                f"prompt: {longest:,} rows, images included, are more than the {most:,} positions that the LLM was "
+                "made for (max_position_embeddings); shorten it, or use fewer or smaller images"
+            )
 
 
 def text_inputs(

@@ -52,6 +52,15 @@ def sub_config(values: PreTrainedConfig | Mapping[str, Any], field: str) -> PreT
     return config
 
 
+def position_limit(text_config: PreTrainedConfig) -> int:
+    """The most rows that an LLM was made for: its positions, times the factor by which its rotary embedding is
+    stretched where the configuration does not count that in."""
+    rope: dict[str, Any] = getattr(text_config, "rope_parameters", None) or {}
+    counted = rope.get("rope_type") in ("llama3", "longrope")
+    factor = 1 if counted else max(1, rope.get("factor") or 1)
+    return int(text_config.max_position_embeddings * factor)
+
+
 def _check(config: PreTrainedConfig, field: str) -> None:
     """Raise UserError for the first value that cannot be."""
     values = config.to_dict()

@@ -174,10 +174,11 @@ def _suite_column(suite: SuiteResult | SweepSuite) -> str:
 def protocol(part: BenchmarkResult | SuitePart, metrics_version: str | None) -> str:
     """Samples, split, prompt and versions of one benchmark's result."""
     definition = part.get("benchmark_definition") or {}
-    prompt = {key: value for key, value in (definition.get("prompt") or {}).items() if value}
-    template = ", ".join(f"{key} {value!r}" for key, value in prompt.items()) or "the bare question"
+    template = definition.get("prompt")
+    prompt = {key: value for key, value in template.items() if value} if isinstance(template, Mapping) else {}
+    words = ", ".join(f"{key} {value!r}" for key, value in prompt.items()) or "the bare question"
     return (
-        f"{part['num_samples']} samples of {definition.get('split', '?')}, prompt: {template}, "
+        f"{part['num_samples']} samples of {definition.get('split', '?')}, prompt: {words}, "
         f"benchmark version {definition.get('version', '?')}, metrics version {metrics_version or '?'}"
     )
 

@@ -15,7 +15,7 @@ from proxyv.errors import UserError
 
 Record = TypeVar("Record")
 REMEDY = "make the file again with the command that wrote it"
-_LARGEST = 10**300  # of whole numbers, which tables show as floats
+_LARGEST = 10**100  # of numbers, whose squares must be floats
 
 
 def checked(value: Any, record: type[Record], file: str | Path, needed: Sequence[str] = ()) -> Record:

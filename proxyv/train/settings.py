@@ -15,6 +15,7 @@ from proxyv.config import Recipe, Schedule, StageSpec
 from proxyv.data.objectives import objective_of
 from proxyv.errors import UserError
 from proxyv.model.lora import require_peft
+from proxyv.model.sub_configs import position_limit, sub_config
 from proxyv.processes import world_size
 from proxyv.schema import check_dataclass
 
@@ -32,6 +33,13 @@ def check_stage(recipe: Recipe, stage: str) -> None:
     spec = recipe.stages[stage]
     check_dataclass(spec, f"stages.{stage}")
     accumulation(spec, stage)
+    if recipe.llm.config:
+        most = position_limit(sub_config(recipe.llm.config, "llm.config"))
+        if spec.max_length > most:
+            raise UserError(
+                f"stages.{stage}.max_length: {spec.max_length} is more than the {most} positions of the LLM "
+                "(llm.config.max_position_embeddings); lower it"
+            )
     if spec.lora is not None:
         require_peft(f"stages.{stage}.lora")
     if spec.deepspeed is not None:

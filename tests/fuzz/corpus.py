@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from collections import Counter
 
 # Read by the libraries when they are imported.
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1", MPLBACKEND="Agg")
+os.environ.update(
+    HF_DATASETS_CACHE=tempfile.mkdtemp(),
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    MPLBACKEND="Agg",
+)
 
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 

@@ -1,4 +1,8 @@
-"""Turn a checkpoint of the authors' code, of LLaVA or of InternLM2 into a proxyv folder, file by file."""
+"""Turn a checkpoint of the authors' code, of LLaVA or of InternLM2 into a proxyv folder, file by file.
+
+An LLM or a vision tower whose weights are pickles (pytorch_model*.bin) becomes the same folder with safetensors, which
+alone are read elsewhere.
+"""
 
 from __future__ import annotations
 

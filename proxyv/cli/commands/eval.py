@@ -27,15 +27,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Load the model, evaluate it, and print each benchmark's score and the suite's."""
-    from proxyv.checkpoints.load import load_for_evaluation
-    from proxyv.evaluation import evaluate_suite
+    """Check the suite and its data, load the model, evaluate it, and print each benchmark's score and the suite's."""
+    from proxyv.checkpoints.load import load_for_evaluation, recipe_of
+    from proxyv.evaluation import check_suite, evaluate_suite
 
-    loaded = call(load_for_evaluation, args, args.model)
-    suite = args.suite or loaded.recipe.get("suite")
-    data_root = args.data_root or loaded.recipe.get("data_root")
-    if suite is None or data_root is None:
+    recipe = recipe_of(args.model)
+    suite = args.suite or recipe.get("suite")
+    data_root = args.data_root or recipe.get("data_root")
+    if not isinstance(suite, str) or not isinstance(data_root, str):
         raise UserError(f"{args.model}: has no recipe that names them; give --suite and --data_root")
+    call(check_suite, args, suite, data_root)
+    loaded = call(load_for_evaluation, args, args.model)
     result = call(
         evaluate_suite,
         args,
