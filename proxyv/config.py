@@ -25,6 +25,7 @@ from proxyv.domains import (
     Index,
     Name,
     NotNegative,
+    OutputFolder,
     Place,
     Positive,
     Seed,
@@ -33,7 +34,7 @@ from proxyv.domains import (
     Size,
     Text,
 )
-from proxyv.errors import UserError
+from proxyv.errors import UserError, suggest
 from proxyv.files import write_text
 from proxyv.schema import from_mapping, resolved
 from proxyv.yaml_files import read_yaml
@@ -61,11 +62,12 @@ class LLMSpec(Declared):
     """The language model: a family's configuration, and where its weights and tokenizer come from."""
 
     pretrained: Place | None = None  # hub id or folder with the weights; null: random weights from `config`
-    # Hugging Face text config with `model_type`
-    config: Annotated[dict[str, Any], CheckedBy("model/configuration.py")] = field(default_factory=dict)
+    # Hugging Face text config with `model_type`; without one, what differs from the `config.json` of `pretrained`
+    config: Annotated[dict[str, Any], CheckedBy("model/recipe_configs.py")] = field(default_factory=dict)
     tokenizer: Place | None = None  # hub id or folder; "characters": the built-in one; null: as `pretrained`
-    chat_template: Annotated[Name, CheckedBy("model/processing.py")] = "vicuna_v1"  # of proxyv/model/chat_templates
-    pad_token: Annotated[Text, CheckedBy("model/build.py")] | None = None  # used for padding; null: the tokenizer's own
+    # A file of proxyv/model/chat_templates; null: the one whose control tokens the tokenizer has, else vicuna_v1
+    chat_template: Annotated[Name, CheckedBy("model/chat_tokens.py")] | None = None
+    pad_token: Annotated[Text, CheckedBy("model/chat_tokens.py")] | None = None  # null: the tokenizer's own
 
 
 @dataclass
@@ -73,16 +75,15 @@ class VisionSpec(Declared):
     """The vision tower and how images become its crops."""
 
     pretrained: Place | None = None
-    # Hugging Face vision config with `model_type`
-    config: Annotated[dict[str, Any], CheckedBy("model/configuration.py")] = field(default_factory=dict)
-    feature_layer: Annotated[Index, CheckedBy("model/configuration.py")] = -2  # index into the tower's hidden states
+    # Hugging Face vision config with `model_type`; without one, what differs from the `config.json` of `pretrained`
+    config: Annotated[dict[str, Any], CheckedBy("model/recipe_configs.py")] = field(default_factory=dict)
+    feature_layer: Annotated[Index, CheckedBy("model/recipe_configs.py")] = -2  # index into the tower's hidden states
     image_mode: ImageMode = "anyres"  # "anyres" (thumbnail + grid crops) or "pad" (one square crop)
     grid: list[Grid] = field(default_factory=list)  # anyres: allowed (columns, rows), in crops
     newline_positions: NewlinePositions = "natural"  # or "authors": as the weights they released expect
-    image_mean: Annotated[list[Share], PerChannel] = field(default_factory=lambda: [0.48145466, 0.4578275, 0.40821073])
-    image_std: Annotated[list[Positive], PerChannel] = field(
-        default_factory=lambda: [0.26862954, 0.26130258, 0.27577711]
-    )
+    # Normalisation per channel, for values in 0…1; null: as `pretrained` says, else as the tower's kind has it
+    image_mean: Annotated[list[Share], PerChannel] | None = None
+    image_std: Annotated[list[Positive], PerChannel] | None = None
 
 
 @dataclass
@@ -141,7 +142,7 @@ class StageSpec(Declared):
     learning_rate: Positive = 1e-3
     group_learning_rate: dict[ModuleGroup, NotNegative] = field(default_factory=dict)  # module group -> rate
     optimizer: Optimizer = "adamw"
-    global_batch_size: Count = 1
+    global_batch_size: Count | None = None  # samples per optimiser step; null: one micro-batch of each process
     micro_batch_size: Count = 1  # samples per device and forward pass
     epochs: Positive = 1.0
     steps: Count | None = None  # overrides epochs
@@ -178,7 +179,7 @@ class Recipe(Declared):
     stages: dict[Name, StageSpec] = field(default_factory=dict)  # run in this order
     run_stages: list[Name] | None = None  # null: all of `stages`
     start_from: Place | None = None  # folder of a trained model to warm-start from
-    output_dir: Place = "runs"
+    output_dir: OutputFolder = "runs"  # absolute, or below the working folder
     suite: Place | None = None  # benchmark suite that `proxyv eval` runs by default
     attention: Annotated[Text, CheckedBy("model/attention.py")] = "sdpa"  # "eager" or "sdpa"
     report_to: list[Literal["wandb", "tensorboard"]] = field(default_factory=list)  # the JSONL log is always kept
@@ -197,7 +198,23 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             merged = _merge(merged, _parse_override(override))
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: cannot be merged: {str(error).splitlines()[0]}") from error
-    return from_mapping(Recipe, {"name": path.stem, **resolved(merged, str(path))}, str(path))
+    recipe = from_mapping(Recipe, {"name": path.stem, **resolved(merged, str(path))}, str(path))
+    check_names(recipe, f"{path}: ")
+    return recipe
+
+
+def check_names(recipe: Recipe, prefix: str = "") -> None:
+    """Raise UserError for a name of a stage or a data set that the recipe does not have. A part of a recipe may have
+    none of them at all: others bring them."""
+    uses = {f"stages.{name}.data": stage.data for name, stage in recipe.stages.items()} if recipe.data else {}
+    known = dict.fromkeys(uses, list(recipe.data))
+    if recipe.stages:
+        uses["run_stages"], known["run_stages"] = recipe.run_stages or [], list(recipe.stages)
+    for place, names in uses.items():
+        for name in names:
+            if name not in known[place]:
+                kind = "stage" if place == "run_stages" else "data set"
+                raise UserError(f"{prefix}{place}: '{name}' is no {kind}{suggest(name, known[place])}")
 
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
@@ -244,22 +261,26 @@ def _parse_override(override: str) -> DictConfig:
     return parsed
 
 
-def _forget_renamed(base: DictConfig, top: DictConfig, keys: Sequence[str]) -> None:
-    """Delete from `base` the mappings at `keys`, or inside them, for which `top` has another name."""
+def _forget_renamed(base: DictConfig, top: DictConfig, keys: Sequence[str], name: str) -> None:
+    """Delete from `base` the mappings at `keys`, or inside them, in which `top` has something else at `name`."""
     for key in keys:
         old, new = base.get(key), top.get(key)
         if not (isinstance(old, DictConfig) and isinstance(new, DictConfig)):
             continue
-        if new.get("name", old.get("name")) != old.get("name"):
+        if new.get(name, old.get(name)) != old.get(name):
             del base[key]
         else:
-            _forget_renamed(old, new, [str(inner) for inner in new])
+            _forget_renamed(old, new, [str(inner) for inner in new], name)
 
 
 def _merge(base: DictConfig, top: DictConfig) -> DictConfig:
-    """Merge `top` over `base`; a `method` with another name replaces the whole method, and so does one inside it."""
+    """Merge `top` over `base`; a `method` with another name replaces the whole method, and so does one inside it, and
+    the `config` of an LLM or a tower with another `model_type`."""
     base = copy.deepcopy(base)
-    _forget_renamed(base, top, ["method"])
+    _forget_renamed(base, top, ["method"], "name")
+    for part in ("llm", "vision"):
+        if isinstance(base.get(part), DictConfig) and isinstance(top.get(part), DictConfig):
+            _forget_renamed(base[part], top[part], ["config"], "model_type")
     merged = OmegaConf.merge(base, top)
     assert isinstance(merged, DictConfig)
     return merged

@@ -7,8 +7,10 @@ decides (the layers of a tower, the readers there are), the type says who checks
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
@@ -50,6 +52,12 @@ def _check_place(value: str) -> str:
     return value
 
 
+def _check_output(value: str) -> str:
+    if Path(os.path.normpath(value)).parts[:1] == ("..",):
+        raise ValueError("must not lead out of the working folder; write an absolute path")
+    return value
+
+
 def _check_name(value: str) -> str:
     wrong = value != value.strip() or value.startswith(".") or any(character in "/\\\n\t" for character in value)
     if not value or wrong or len(value.encode()) > LONGEST_NAME:
@@ -75,4 +83,5 @@ ShareBelowOne = Annotated[float, NUMBER, _FINITE, Field(ge=0, lt=1)]
 
 Text = Annotated[str, AfterValidator(_refuse_control)]
 Place = Annotated[Text, AfterValidator(_check_place)]  # a path or a hub id
+OutputFolder = Annotated[Place, AfterValidator(_check_output)]
 Name = Annotated[Text, AfterValidator(_check_name)]  # of a stage, a data set, a run: it names files and folders

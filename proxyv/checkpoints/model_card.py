@@ -98,10 +98,11 @@ def _recipe_section(recipe: Mapping[str, Any]) -> str:
     lines = [f"Recipe `{recipe.get('name')}`, in full in `recipe.yaml`; seed {recipe.get('seed')}.", ""]
     for name in names:
         stage = recipe["stages"][name]
+        batch = stage.get("global_batch_size") or f"{stage.get('micro_batch_size')} of each process"
         length = f"{stage['steps']} steps" if stage.get("steps") else f"{stage.get('epochs')} epochs"
         lines.append(
             f"- **{name}**: trains {', '.join(stage['train'])} on {', '.join(stage['data'])}; learning rate "
-            f"{stage['learning_rate']}, batch {stage['global_batch_size']}, {length}"
+            f"{stage['learning_rate']}, batch {batch}, {length}"
         )
     return "\n".join(lines)
 

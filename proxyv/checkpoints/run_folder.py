@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from proxyv.config import Recipe, load_recipe, save_recipe
 from proxyv.errors import UserError, suggest
-from proxyv.model.registry import settle_method
+from proxyv.model.registry import settle_recipe
 from proxyv.schema import describe_change
 from proxyv.yaml_files import read_yaml
 
@@ -86,7 +86,7 @@ def recipe_change(recipe: Recipe, folder: Path) -> str | None:
     """
     if not (folder / RECIPE).is_file():
         return f"no {RECIPE} lies there"
-    recorded, wanted = settle_method(load_recipe(folder / RECIPE)), settle_method(recipe)
+    recorded, wanted = settle_recipe(load_recipe(folder / RECIPE)), settle_recipe(recipe)
     return describe_change(asdict(recorded), asdict(wanted))
 
 

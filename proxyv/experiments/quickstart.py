@@ -17,7 +17,7 @@ from proxyv.errors import UserError
 from proxyv.experiments.shared_stages import own_recipe, shared_recipe
 from proxyv.experiments.sweep import evaluate_run
 from proxyv.files import CHECKOUT, write_json
-from proxyv.model.registry import settle_method
+from proxyv.model.registry import settle_recipe
 from proxyv.profiling import bench_recipe, profile_recipe
 from proxyv.report.make import make_report
 from proxyv.train import train
@@ -56,7 +56,7 @@ def quickstart(output: Path, *, smoke: bool = False, seed: int = 0, overrides: S
         *(SMOKE if smoke else ()),
         *overrides,
     ]
-    recipes = [settle_method(load_recipe(RECIPES / f"{name}.yaml", settings)) for name in COMPARED]
+    recipes = [settle_recipe(load_recipe(RECIPES / f"{name}.yaml", settings)) for name in COMPARED]
     shared = [stage for stage in recipes[0].stages if stage != OWN_STAGE]
     _say(start, f"training the shared stages: {', '.join(shared)}")
     foundation = train(shared_recipe(recipes, shared, "tiny-shared"), resume=True)

@@ -33,10 +33,11 @@ from proxyv.experiments.sweep_results import SHARED, collect, seed_folder, write
 from proxyv.files import write_json
 from proxyv.locks import LOCK, only_process
 from proxyv.model.build import switch_method
-from proxyv.model.registry import settle_method
+from proxyv.model.registry import settle_recipe
 from proxyv.profiling import profile_recipe
 from proxyv.results.scores import SuiteResult
 from proxyv.results.sweep import SweepResult
+from proxyv.schema import check_dataclass
 from proxyv.train import train
 
 STEPS = ("profile", "train", "eval")
@@ -81,6 +82,8 @@ def sweep(
         raise UserError("do: several processes can only train; take `train` here and the other steps in one process")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: {' '.join(map(str, seeds)) or 'none'} given; name each seed once")
+    for seed in seeds:
+        check_dataclass(Recipe(name="sweep", seed=seed))
     recipes = load_recipes(paths, overrides)
     if "eval" in do:
         check_evaluation(recipes, batch_size)
@@ -115,7 +118,7 @@ def load_recipes(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[
             raise UserError(f"{file}: name: '{recipe.name}' cannot name a folder, {taken}; give another name")
         if recipe.run_stages == [] and recipe.start_from is None:
             raise UserError(f"{file}: run_stages: empty, and no start_from to evaluate; set one of the two")
-        recipes[recipe.name] = settle_method(recipe, str(file))
+        recipes[recipe.name] = settle_recipe(recipe, str(file))
     return list(recipes.values())
 
 

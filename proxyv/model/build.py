@@ -12,13 +12,15 @@ from proxyv.config import Recipe
 from proxyv.errors import UserError, reading
 from proxyv.model.attention import require_back_end
 from proxyv.model.character_tokenizer import make_character_tokenizer
+from proxyv.model.chat_tokens import check_control_tokens, fitting_template, set_padding
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.image_processing import PAPER_GRID, ProxyVImageProcessor
 from proxyv.model.modeling import ProxyVForConditionalGeneration
+from proxyv.model.normalisation import normalisation
 from proxyv.model.processing import ProxyVProcessor
+from proxyv.model.recipe_configs import text_config, vision_config
 from proxyv.model.registry import make_method
 from proxyv.model.sources import CONVERT, check_folder, check_source, check_weights, load_tokenizer
-from proxyv.model.sub_configs import sub_config
 from proxyv.model.templates import chat_template
 from proxyv.model.vision import grid_side
 from proxyv.pages import QUESTION_WORDS, TEXT_CHARACTERS
@@ -29,10 +31,10 @@ def build_config(recipe: Recipe, image_token_id: int | None = None) -> ProxyVCon
 
     Raises UserError where a field does not fit, or the attention back-end is not installed.
     """
-    text = sub_config(recipe.llm.config, "llm.config")
+    text = text_config(recipe.llm)
     config = ProxyVConfig(
         text_config=text,
-        vision_config=sub_config(recipe.vision.config, "vision.config"),
+        vision_config=vision_config(recipe.vision),
         method=recipe.method,
         image_token_id=text.vocab_size if image_token_id is None else image_token_id,
         feature_layer=recipe.vision.feature_layer,
@@ -93,24 +95,29 @@ def _load_part(model: ProxyVForConditionalGeneration, part: str, source: str | N
 def build_processor(recipe: Recipe) -> ProxyVProcessor:
     """The recipe's processor: tokenizer with its padding token, chat template, image settings.
 
-    Raises UserError where the tokenizer cannot be loaded or has no padding token, or the chat template is unknown.
+    Raises UserError where the tokenizer cannot be loaded or has no padding token, or the chat template is unknown or
+    needs tokens that the tokenizer does not have.
     """
     tokenizer = _tokenizer(recipe)
     if recipe.llm.pad_token is not None:
-        tokenizer.pad_token = recipe.llm.pad_token
-    return ProxyVProcessor(image_processor(recipe), tokenizer, chat_template(recipe.llm.chat_template))
+        set_padding(tokenizer, recipe.llm.pad_token)
+    template = chat_template(recipe.llm.chat_template or fitting_template(tokenizer))
+    processor = ProxyVProcessor(image_processor(recipe), tokenizer, template)
+    check_control_tokens(processor)
+    return processor
 
 
 def image_processor(recipe: Recipe) -> ProxyVImageProcessor:
     """The image processor of a recipe's vision part, with the crops that its method allows."""
-    vision, config = recipe.vision, sub_config(recipe.vision.config, "vision.config")
+    vision, config = recipe.vision, vision_config(recipe.vision)
+    mean, std = normalisation(vision)
     return ProxyVImageProcessor(
         crop_size=config.image_size,
         tokens_per_crop=grid_side(config) ** 2,
         image_mode=vision.image_mode,
         grid=make_method(recipe.method).limit_grid(vision.grid or PAPER_GRID),
-        image_mean=vision.image_mean,
-        image_std=vision.image_std,
+        image_mean=mean,
+        image_std=std,
     )
 
 

@@ -15,9 +15,10 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from proxyv.config import Recipe
+from proxyv.config import Recipe, check_names
 from proxyv.errors import UserError, suggest
 from proxyv.model.method import Method
+from proxyv.model.normalisation import settle_normalisation
 from proxyv.schema import from_mapping
 
 PACKAGE = "proxyv.methods"
@@ -76,10 +77,13 @@ def settle_fields(fields: Mapping[str, Any], source: str = "") -> dict[str, Any]
     return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.create(described)))
 
 
-def settle_method(recipe: Recipe, source: str = "") -> Recipe:
-    """The recipe with every field of its method written out: what is recorded, and what recipes are compared by.
+def settle_recipe(recipe: Recipe, source: str = "") -> Recipe:
+    """The recipe with every field of its method and its normalisation written out: what is recorded, and what recipes
+    are compared by.
 
     Raises UserError as `make_method` does, and for a recipe made in Python with a field outside its domain.
     """
     checked = from_mapping(Recipe, dataclasses.asdict(recipe), source)
-    return dataclasses.replace(checked, method=settle_fields(recipe.method, source))
+    check_names(checked, f"{source}: " if source else "")
+    vision = settle_normalisation(checked.vision)
+    return dataclasses.replace(checked, vision=vision, method=settle_fields(recipe.method, source))

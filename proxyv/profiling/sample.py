@@ -13,7 +13,7 @@ from proxyv.errors import UserError
 from proxyv.methods import make_method, method_classes
 from proxyv.model.image_processing import PAPER_GRID, best_grid
 from proxyv.model.modeling import ProxyVForConditionalGeneration
-from proxyv.model.sub_configs import sub_config
+from proxyv.model.recipe_configs import vision_config
 
 
 def check_sample(recipe: Recipe, crops: int | None, text_tokens: int) -> int:
@@ -21,8 +21,8 @@ def check_sample(recipe: Recipe, crops: int | None, text_tokens: int) -> int:
 
     Raises UserError for a recipe without shapes, a number of crops that no image has, or no text.
     """
-    for field, config in (("llm.config", recipe.llm.config), ("vision.config", recipe.vision.config)):
-        if not config:
+    for field, part in (("llm.config", recipe.llm), ("vision.config", recipe.vision)):
+        if not part.config and part.pretrained is None:
             raise UserError(f"{recipe.name}: {field} is empty; give the shapes, for instance by a part of configs/")
     possible = {1}  # one squared image, as in stage 1 and in samples with several images
     if recipe.vision.image_mode == "anyres":
@@ -45,7 +45,7 @@ def method_crops(recipe: Recipe, crops: int) -> int:
     if not limited:
         return 1
     filled = next(pair for pair in grid if 1 + pair[0] * pair[1] == crops)
-    side = sub_config(recipe.vision.config, "vision.config").image_size
+    side = vision_config(recipe.vision).image_size
     columns, rows = best_grid((filled[0] * side, filled[1] * side), limited, side)
     return 1 + columns * rows
 

@@ -13,7 +13,7 @@ from proxyv.checkpoints.run_folder import is_finished, open_run, run_folder, sta
 from proxyv.config import Recipe
 from proxyv.data.training_data import check_sources
 from proxyv.locks import LOCK, only_process
-from proxyv.model.registry import settle_method
+from proxyv.model.registry import settle_recipe
 from proxyv.pages.ensure import ensure_pages
 from proxyv.signals import Request, Stopped, stop_on_request
 from proxyv.train.settings import check_stage
@@ -33,7 +33,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None) -
     Raises UserError for wrong fields or data, and for a run folder that already holds a run or in which another
     process is at work; and Stopped where SIGTERM or SIGUSR1 has ended a stage, behind a checkpoint.
     """
-    recipe = settle_method(recipe)
+    recipe = settle_recipe(recipe)
     names, run = stage_names(recipe), folder or run_folder(recipe)
     for name in names:
         check_stage(recipe, name)

@@ -42,6 +42,9 @@ def check_stage(recipe: Recipe, stage: str) -> None:
             )
     if spec.lora is not None:
         require_peft(f"stages.{stage}.lora")
+    for tracker in recipe.report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise UserError(f"report_to: {tracker} is not installed; `pip install {tracker}`, or leave it out")
     if spec.deepspeed is not None:
         _check_deepspeed(spec.deepspeed, f"stages.{stage}.deepspeed")
     objective_of(spec, stage).check(spec, stage)
@@ -58,12 +61,17 @@ def _check_deepspeed(file: str, field: str) -> None:
 def accumulation(spec: StageSpec, stage: str) -> int:
     """Micro-batches per optimiser step and process. Raises UserError where the sizes do not divide."""
     together = spec.micro_batch_size * world_size()
-    if spec.global_batch_size < 1 or together < 1 or spec.global_batch_size % together:
+    if global_batch(spec) % together:
         raise UserError(
             f"stages.{stage}.global_batch_size: {spec.global_batch_size} is no multiple of micro_batch_size "
             f"{spec.micro_batch_size} × {world_size()} process(es); change one of them"
         )
-    return spec.global_batch_size // together
+    return global_batch(spec) // together
+
+
+def global_batch(spec: StageSpec) -> int:
+    """Samples per optimiser step, of all processes."""
+    return spec.global_batch_size or spec.micro_batch_size * world_size()
 
 
 def training_arguments(recipe: Recipe, stage: str, folder: Path, steps: int) -> TrainingArguments:

@@ -29,7 +29,7 @@ from proxyv.signals import Request, Stopped
 from proxyv.train.adapters import adapt
 from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
 from proxyv.train.progress import ROWS
-from proxyv.train.settings import training_arguments
+from proxyv.train.settings import global_batch, training_arguments
 from proxyv.train.start import load_start, start_folder
 from proxyv.train.trainer import MODEL, StageTrainer
 
@@ -128,14 +128,14 @@ def make_trainer(
     spec = recipe.stages[stage]
     if spec.deepspeed is not None:
         keep_layers_whole(model)
-    steps = spec.steps or steps_of(len(data), spec.global_batch_size, spec.epochs, spec.group_by_length)
+    steps = spec.steps or steps_of(len(data), global_batch(spec), spec.epochs, spec.group_by_length)
     seed = zlib.crc32(f"{recipe.seed} {stage}".encode())
     lengths = data.lengths() if spec.group_by_length else None
     trained = [(model.module_group(name), p) for name, p in model.named_parameters() if p.requires_grad]
     return StageTrainer(
         spec=spec,
         groups=parameter_groups(trained + data.objective.added(module), inner_matrices(model), spec),
-        order=TrainingOrder(len(data), spec.global_batch_size, steps, seed, lengths),
+        order=TrainingOrder(len(data), global_batch(spec), steps, seed, lengths),
         folder=folder,
         origin=origin,
         request=request,

@@ -11,7 +11,7 @@ from proxyv.config import DataSpec, load_recipe, save_recipe
 from proxyv.data import training_data
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
-from proxyv.model.registry import settle_method
+from proxyv.model.registry import settle_recipe
 from proxyv.train import stage as stage_module
 from proxyv.train import train
 from proxyv.train.start import load_start, sanitise_generation
@@ -55,7 +55,7 @@ def test_stages_run_in_order_and_leave_complete_models(tmp_path):
     recipe.vision.config["image_size"] = 112
     run = train(recipe)
     assert run == tmp_path / "runs" / "tiny" and find_model(run) == run / "instruct"
-    assert load_recipe(run / "recipe.yaml") == settle_method(recipe)
+    assert load_recipe(run / "recipe.yaml") == settle_recipe(recipe)
     for folder in [*(run / name for name in recipe.stages), run / "caption" / "checkpoint-4"]:
         assert find_model(folder) == folder
         assert ProxyVProcessor.from_pretrained(folder).chat_template
@@ -154,9 +154,9 @@ def test_run_folder_is_not_reused_by_accident(tmp_path):
 def test_a_recipe_is_recorded_with_its_methods_defaults_and_resumes_without(tmp_path):
     recipe = page_recipe(tmp_path, short=stage(["text"], steps=1))
     run = train(recipe)
-    assert load_recipe(run / "recipe.yaml").method == {**settle_method(recipe).method, **PROXYV} != PROXYV
+    assert load_recipe(run / "recipe.yaml").method == {**settle_recipe(recipe).method, **PROXYV} != PROXYV
     save_recipe(recipe, run / "recipe.yaml")  # as an earlier version left it
-    assert train(recipe, resume=True) == train(settle_method(recipe), resume=True) == run
+    assert train(recipe, resume=True) == train(settle_recipe(recipe), resume=True) == run
     with pytest.raises(UserError, match="method.hidden_ratio was 2 and is 4"):
         train(replace(recipe, method={**PROXYV, "hidden_ratio": 4}), resume=True)
 
