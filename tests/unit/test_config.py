@@ -172,3 +172,32 @@ def test_a_recipe_made_in_python_is_checked_alike():
     recipe.vision.image_mode = "nope"
     with pytest.raises(UserError, match="^vision.image_mode: 'nope' is unknown"):
         check_dataclass(recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("run_stages=[tower, capton]", "run_stages: 'capton' is no stage; did you mean 'caption'?"),
+        ("stages.text.data=[txt]", "stages.text.data: 'txt' is no data set; did you mean 'text'?"),
+        ("output_dir=../elsewhere", "output_dir: must not lead out of the working folder; write an absolute path"),
+        ("output_dir=runs/../../elsewhere", "output_dir: must not lead out of the working folder"),
+        ("output_dir=~/runs", "output_dir: must be a path written out"),
+    ],
+)
+def test_names_and_places_that_lead_nowhere(override, said):
+    assert said in refused(TINY, [override])
+
+
+@pytest.mark.parametrize("folder", ["/data/runs", "runs/../others", "a/b"])
+def test_an_output_folder_is_absolute_or_below_the_working_folder(folder):
+    assert load_recipe(TINY, [f"output_dir={folder}"]).output_dir == folder
+
+
+def test_nothing_of_a_tower_of_another_kind_is_left(tmp_path):
+    clip = CHECKOUT / "configs" / "vision" / "clip-l-336.yaml"
+    other = f"parts: [{clip}]\nvision: {{config: {{model_type: siglip_vision_model, hidden_size: 64}}}}"
+    config = load_recipe(written(tmp_path, other)).vision.config
+    assert config == {"model_type": "siglip_vision_model", "hidden_size": 64}
+    same = f"parts: [{clip}]\nvision: {{config: {{hidden_size: 64}}}}"
+    config = load_recipe(written(tmp_path, same)).vision.config
+    assert (config["hidden_size"], config["projection_dim"]) == (64, 768)

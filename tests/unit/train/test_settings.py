@@ -1,15 +1,17 @@
 """What a stage's fields mean: trainable groups, rates, schedules, and one clear line for what cannot work."""
 
 import copy
+import importlib.util
 import math
 
 import pytest
 import torch
 
+from proxyv.config import StageSpec
 from proxyv.errors import UserError
 from proxyv.train.optimizer import MuonAdamW, make_optimizer
 from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
-from proxyv.train.settings import accumulation, check_stage, training_arguments
+from proxyv.train.settings import accumulation, check_stage, global_batch, training_arguments
 from tests.small_runs import ALL_GROUPS, PROXYV, page_recipe, stage
 from tests.tiny import tiny_model
 
@@ -121,6 +123,21 @@ def test_wrong_fields_are_named(tmp_path, fields, message):
 def test_global_batch_is_micro_batches_times_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert accumulation(stage([], global_batch_size=48, micro_batch_size=3), "s") == 4
+
+
+def test_a_micro_batch_alone_is_one_step(monkeypatch):
+    spec = StageSpec(data=["text"], train=["llm"], micro_batch_size=8)
+    assert (accumulation(spec, "s"), global_batch(spec)) == (1, 8)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert (accumulation(spec, "s"), global_batch(spec)) == (1, 32)
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):
+    recipe = page_recipe(tmp_path, s=stage(["text"]))
+    recipe.report_to = ["wandb"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="report_to: wandb is not installed; `pip install wandb`"):
+        check_stage(recipe, "s")
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "trapezoid"])
