@@ -68,10 +68,9 @@ class ProxyVPreTrainedModel(PreTrainedModel):
             check_generation(Path(path))
             kwargs.setdefault("config", ProxyVConfig.from_pretrained(path))
             cls._check_shapes(Path(path), kwargs["config"])
+        kwargs.update(output_loading_info=True, use_safetensors=True, trust_remote_code=False)  # whoever asks otherwise
         with reading(path, SAVE_AGAIN):
-            model, info = super().from_pretrained(
-                path, *args, output_loading_info=True, use_safetensors=True, trust_remote_code=False, **kwargs
-            )
+            model, info = super().from_pretrained(path, *args, **kwargs)
         bad = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind != "error_msgs"}
         if bad:
             listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(keys)}" for kind, keys in bad.items())
