@@ -55,8 +55,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if image_mode not in IMAGE_MODES:
-            raise UserError(f"vision.image_mode: '{image_mode}' is unknown{suggest(image_mode, IMAGE_MODES)}")
+        _check_mode(image_mode)
         _check("crop_size", crop_size, 1, MOST_PIXELS, int)
         _check("tokens_per_crop", tokens_per_crop, 1, MOST_PIXELS, int)
         for pair in _listed("grid", grid):
@@ -92,7 +91,9 @@ class ProxyVImageProcessor(BaseImageProcessor):
         )
 
     def crops(self, image: Image.Image, image_mode: str | None = None) -> list[np.ndarray]:
-        """One image's crops, each (S, S, 3) uint8, crop 0 first and then the grid's in reading order."""
+        """One image's crops, each (S, S, 3) uint8, crop 0 first and then the grid's in reading order. Raises UserError
+        for an unknown image mode."""
+        _check_mode(image_mode or self.image_mode)
         size, image = self.crop_size, to_rgb(image)
         if (image_mode or self.image_mode) == "pad":
             colour = tuple(int(255 * mean) for mean in self.image_mean)
@@ -154,6 +155,11 @@ def _check(field: str, value: Any, low: float, high: float, kind: Any = (int, fl
     if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
         number = "a whole number" if kind is int else "a number"
         raise UserError(f"vision.{field}: {value!r:.100} must be {number} from {low} to {high}")
+
+
+def _check_mode(image_mode: str) -> None:
+    if image_mode not in IMAGE_MODES:
+        raise UserError(f"vision.image_mode: '{image_mode}' is unknown{suggest(str(image_mode), IMAGE_MODES)}")
 
 
 def _centred(image: Image.Image, size: tuple[int, int], colour: tuple[int, ...]) -> Image.Image:

@@ -221,3 +221,8 @@ def test_the_shipped_siglip_towers_have_their_known_size(name, side):
     count = sum(parameter.numel() for parameter in model.vision_tower.parameters())
     assert round(count / 1e6) == 428
     assert image_processor(recipe).image_mean == [0.5, 0.5, 0.5]
+
+
+def test_an_image_mode_of_one_call_is_checked_too():
+    with pytest.raises(UserError, match="vision.image_mode: 'nope' is unknown; known are anyres, pad"):
+        image_processor(tiny_recipe())([random_image()], image_mode="nope")
