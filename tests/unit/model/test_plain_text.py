@@ -9,7 +9,8 @@ from proxyv.evaluation.answers import chat_prompt
 from proxyv.model.character_tokenizer import make_character_tokenizer
 from proxyv.model.image_processing import ProxyVImageProcessor
 from proxyv.model.plain_text import BREAK, protect, tokenize
-from proxyv.model.processing import ProxyVProcessor, chat_template
+from proxyv.model.processing import ProxyVProcessor
+from proxyv.model.templates import chat_template
 from proxyv.pages import QUESTION_WORDS, TEXT_CHARACTERS
 
 NAMES = ["<pad>", "<s>", "</s>", "<answer>", "<|im_start|>", "<|im_end|>"]
