@@ -36,6 +36,7 @@ def show_sample(recipe: Recipe, data_name: str | None = None, index: int = 0) ->
     ]
     if encoded is None:
         return "\n".join([*lines, *(f"not usable: {reason}" for reason in happened.reasons)])
+    lines += [f"note: {reason}" for reason in happened.reasons]
     lines.append(f"crops: {list(encoded.crops_per_image)}")
     return "\n".join([*lines, *data.objective.show(processor, sample, encoded)])
 

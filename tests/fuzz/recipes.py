@@ -84,7 +84,9 @@ RECIPES = Category("recipes", st.deferred(broken_recipes), attempt)
 def overrides() -> st.SearchStrategy[str]:
     """Words of a command line: fields that exist and some that do not, with values as people and machines write them."""
     fields = [".".join(map(str, path)) for path in places(trees()["tiny-full"]) if path]
-    names = st.sampled_from([*fields, "", ".", "a..b", "stages", "stages.", "stages.x.steps", "llm.config.x", "\u0000", "[0]"])
+    names = st.sampled_from(
+        [*fields, "", ".", "a..b", "stages", "stages.", "stages.x.steps", "llm.config.x", "\u0000", "[0]"]
+    )
     values = st.sampled_from([to_json(value) for value in NASTY]) | st.text(max_size=12)
     return st.builds("{}={}".format, names, values) | st.text(max_size=12)
 

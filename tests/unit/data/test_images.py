@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 
 from proxyv.data.images import MAX_SCANS, BadImageError, blank_image, locate_image, open_image
 from proxyv.errors import UserError
+from proxyv.files import CHECKOUT
 from proxyv.model.image_processing import ProxyVImageProcessor
 from proxyv.model.rgb import to_rgb
 from tests.tiny import random_image
@@ -302,6 +303,11 @@ def test_the_content_says_the_format_not_the_name(tmp_path):
     (tmp_path / "page.jpg").write_bytes(encoded(Image.fromarray(NOISE), "GIF"))
     image = open_image(tmp_path / "page.jpg")
     assert (image.mode, image.size) == ("RGB", (40, 30))
+
+
+def test_nothing_else_opens_images():
+    opening = [path.name for path in (CHECKOUT / "proxyv").rglob("*.py") if "Image.open(" in path.read_text()]
+    assert sorted(opening) == ["images.py", "model_card.py"]  # and the example on the card
 
 
 def test_a_blank_image_is_black():

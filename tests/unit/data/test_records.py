@@ -246,9 +246,11 @@ def test_a_template_that_refuses_a_conversation_makes_a_bad_record(tmp_path):
 
 
 def test_check_data_and_show_sample_live_with_bad_records(tmp_path):
-    recipe = record_recipe(tmp_path, [turns(), record("a", "A"), turns(ASK, ASK)], spec())
+    recipe = record_recipe(tmp_path, [turns(), record("a", "A"), turns(ASK, ASK), turns(SEE, SAY)], spec())
     report = check_data(recipe)
-    assert len(report.problems) == 2 and report.sources[0].usable == 1
+    assert len(report.problems) == 2 and report.sources[0].usable == 2
+    assert "(number 3) has <image> marks and no image; they are text" in report.notes[0]
+    assert f"note: {report.notes[0]}" in show_sample(recipe, "records", 3)
     assert "'a'" in show_sample(recipe, "records", 1)
     with pytest.raises(UserError, match="record 'odd' .number 2. has turns of user, user"):
         show_sample(recipe, "records", 2)
