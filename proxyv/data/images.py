@@ -25,6 +25,7 @@ MAX_SCANS = 50  # of a progressive JPEG, which is decoded once a scan; common on
 
 # Formats told by a signature at their beginning. Others that Pillow knows run programs or accept anything.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # begins a segment; other pairs are within scans
 _URL = re.compile(r"(https?|ftp|s3|gs|hf|data|file):", re.IGNORECASE)
 
 
@@ -93,7 +94,7 @@ def _decode(encoded: bytes) -> Image.Image:
     """The first frame in RGB. Raises ValueError for what is beyond the limits, and what Pillow raises."""
     if not encoded:
         raise ValueError("it is empty")
-    if encoded.startswith(b"\xff\xd8") and encoded.count(b"\xff\xda") > MAX_SCANS:
+    if encoded.startswith(b"\xff\xd8") and _scans(encoded) > MAX_SCANS:
         raise ValueError(f"a JPEG with more than {MAX_SCANS} scans")
     Image.init()
     with Image.open(io.BytesIO(encoded), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
@@ -102,6 +103,15 @@ def _decode(encoded: bytes) -> Image.Image:
     _check_size(*rgb.size)
     rgb.info.clear()  # an orientation that was followed must not be followed again
     return rgb
+
+
+def _scans(jpeg: bytes) -> int:
+    """How many scans a JPEG has up to its end marker; what other files are appended behind it does not count."""
+    place, scans = 2, 0
+    while (marker := _JPEG_MARKER.search(jpeg, place)) and marker[1] != b"\xd9":
+        scans += marker[1] == b"\xda"
+        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+    return scans
 
 
 def _check_size(width: int, height: int) -> None:
