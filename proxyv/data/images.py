@@ -20,12 +20,13 @@ from proxyv.model.rgb import to_rgb
 MAX_PIXELS = 89_478_485  # width × height; Pillow warns of decompression bombs from here on
 MAX_SIDE = 20_000  # pixels of the longer side: "pad" makes a square of it
 MAX_ASPECT = 200  # longer side by shorter side
-MAX_BYTES = 2**30  # of the file
+MAX_BYTES = 300 * 2**20  # of the file: MAX_PIXELS uncompressed, and a little more
 MAX_SCANS = 50  # of a progressive JPEG, which is decoded once a scan; common ones have ten
 
 # Formats told by a signature at their beginning. Others that Pillow knows run programs or accept anything.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)  # begins a segment; other pairs are within scans
+_SEGMENTS = 10_000  # of a JPEG; common ones have some dozens
 _URL = re.compile(r"(https?|ftp|s3|gs|hf|data|file):", re.IGNORECASE)
 
 
@@ -106,12 +107,18 @@ def _decode(encoded: bytes) -> Image.Image:
 
 
 def _scans(jpeg: bytes) -> int:
-    """How many scans a JPEG has up to its end marker; what other files are appended behind it does not count."""
+    """How many scans a JPEG has up to its end marker; what other files are appended behind it does not count.
+
+    Raises ValueError for countless segments, through which Pillow would walk one by one.
+    """
     place, scans = 2, 0
-    while (marker := _JPEG_MARKER.search(jpeg, place)) and marker[1] != b"\xd9":
+    for _ in range(_SEGMENTS):
+        marker = _JPEG_MARKER.search(jpeg, place)
+        if marker is None or marker[1] == b"\xd9":
+            return scans
         scans += marker[1] == b"\xda"
         place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
-    return scans
+    raise ValueError(f"a JPEG with more than {_SEGMENTS:,} segments")
 
 
 def _check_size(width: int, height: int) -> None:

@@ -185,6 +185,8 @@ def test_a_jpeg_of_countless_scans_is_refused():
     last = content.rindex(b"\xff\xda")
     with pytest.raises(BadImageError, match="scans"):
         open_image(content[:last] + content[last:-2] * MAX_SCANS + content[-2:])
+    with pytest.raises(BadImageError, match="segments"):
+        open_image(content[:2] + b"\xff\xfe\0\2" * 20_000 + content[2:])
     film = b"ftyp" + b"\xff\xda\0\0" * 200  # a phone's photo with a film behind it
     assert open_image(content + film).size == (40, 30)
 
