@@ -3,6 +3,7 @@
 #
 #   source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 #   proxyv_environment EXTRA[,EXTRA…]      # '' for none; from here on `python` is the environment's
+#   proxyv_launch ARGUMENTS                # torchrun with these; ends the script, with torchrun's code or 75 (see below)
 #
 #   PYTHON         the interpreter to build the environment with
 #                  (default: the first of python3.12, python3.11, python3.10, python3 that is at least 3.10)
@@ -95,4 +96,22 @@ proxyv_environment() {
   fi
   _pip install --editable "$PROXYV_ROOT${extras:+[$extras]}"
   echo "$key" >"$venv/.proxyv-${extras:-core}.stamp"
+}
+
+# Torchrun passes SIGTERM on to its processes, which save a checkpoint behind the step they are at, but knows nothing of
+# SIGUSR1, kills after 30 seconds and ends with 1 whatever they end with. Here both signals become SIGTERM, there is time
+# to save (TORCH_ELASTIC_SHUTDOWN_TIMEOUT seconds), and the code is 75 as without torchrun: start it again with --resume.
+proxyv_launch() {
+  local asked='' code=0 child
+  export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}"
+  "${PROXYV_PYTHON:-python}" -m torch.distributed.run "$@" &
+  child=$!
+  trap 'asked=1; kill -TERM "$child" 2>/dev/null' TERM USR1
+  trap 'kill -INT "$child" 2>/dev/null' INT # what bash starts in the background does not hear Ctrl-C by itself
+  while kill -0 "$child" 2>/dev/null; do
+    code=0
+    wait "$child" || code=$?
+  done
+  if [ -n "$asked" ] && [ "$code" -ne 0 ]; then exit 75; fi
+  exit "$code"
 }

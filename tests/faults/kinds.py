@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from proxyv.config import LoRASpec, save_recipe
 from proxyv.files import CHECKOUT
-from tests.faults.forks import Group
+from tests.faults.forks import Group, cpu_seconds
 from tests.small_runs import VARYING, page_recipe, stage
 
 SUITE = """
@@ -39,7 +39,7 @@ def recipe(deepspeed=None, mixed=("captions", "text")):
     """Two short stages, whose lines and checkpoints fall on different steps; dropout makes random states matter."""
     common = dict(micro_batch_size=2, deepspeed=deepspeed, schedule="cosine")
     first = stage(["text"], train=["llm"], steps=4, save_steps=2, logging_steps=1, **common)
-    second = stage(list(mixed), steps=9, save_steps=3, logging_steps=4, max_length=120, **common)
+    second = stage(list(mixed), steps=8, save_steps=3, logging_steps=4, max_length=120, **common)
     made = page_recipe(Path(), first=first, second=second)
     made.llm.config["attention_dropout"] = 0.1
     made.pages.test_pages = 12
@@ -126,7 +126,10 @@ class Launched:
             with suppress(psutil.NoSuchProcess):
                 worker.send_signal(number)
 
-    def wait(self, seconds=200):
+    def spent(self):
+        return cpu_seconds(worker.pid for worker in self.workers())
+
+    def wait(self, seconds=300):
         workers = self.workers()
         codes = [self.process.wait(seconds)]
         gone, alive = psutil.wait_procs(workers, timeout=60)

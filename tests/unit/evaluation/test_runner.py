@@ -12,6 +12,7 @@ from proxyv.evaluation.runner import evaluate, evaluate_suite
 from proxyv.evaluation.samples import BenchmarkSamples
 from proxyv.evaluation.scoring import rescore
 from proxyv.files import read_records
+from proxyv.locks import only_process
 from tests.fake_vlm import FakeModel, FakeProcessor
 
 # Questions of different lengths; two of five answers are wrong, one of them nearly right.
@@ -147,6 +148,14 @@ def test_resume_after_a_kill_gives_the_same_files(toy, calls_before_death):
     assert lines(toy) == lines(toy, "whole")
     assert without_effort(resumed) == without_effort(whole)
     assert resumed["resumed_after"] == 2 * (calls_before_death - 1)
+
+
+def test_answers_that_another_process_writes_are_left_alone(toy):
+    with only_process(toy / "out" / ".toy.lock"), pytest.raises(UserError, match="out: .* is at work there"):
+        run(toy)
+    assert list((toy / "out").iterdir()) == []
+    run(toy)
+    assert sorted(path.name for path in (toy / "out").iterdir()) == ["toy.json", "toy.jsonl"]
 
 
 @pytest.mark.parametrize("cut", [1, 30, 400])

@@ -12,6 +12,7 @@ from proxyv.experiments import sweep_results
 from proxyv.experiments.shared_stages import own_recipe, shared_recipe
 from proxyv.experiments.sweep import sweep
 from proxyv.experiments.sweep_results import failures, sweep_table
+from proxyv.locks import only_process
 from proxyv.report.make import write_into
 from proxyv.train.trainer import StageTrainer
 from tests.small_runs import PROXYV, page_recipe, stage
@@ -116,6 +117,16 @@ def test_a_killed_sweep_goes_on(tmp_path, monkeypatch):
         found, wanted = (whole["recipes"][name]["summary"] for whole in (resumed, expected))
         assert found == wanted and found["training_loss"]["spread"] is None
     assert len(calls) == 6 + 4  # the interrupted stage had no checkpoint: its two steps and those of the next
+
+
+def test_a_sweep_killed_at_its_very_beginning_goes_on_and_a_second_one_is_refused(tmp_path):
+    path, output = write_recipe(tmp_path, "one"), tmp_path / "sweep"
+    (output / "one").mkdir(parents=True)
+    (output / "one" / ".recipe.yaml.7.tmp").write_text("name: o")  # killed while it was written
+    with only_process(output / ".lock"), pytest.raises(UserError, match="sweep: .* is at work there"):
+        sweep([path], output, do=["profile"])
+    assert "one" in sweep([path], output, do=["profile"])["recipes"]
+    assert not (output / ".lock").exists()
 
 
 def test_a_failing_recipe_leaves_the_others_alone(tmp_path, capsys, monkeypatch):
