@@ -144,7 +144,7 @@ class StageSpec(Declared):
     optimizer: Optimizer = "adamw"
     global_batch_size: Count | None = None  # samples per optimiser step; null: one micro-batch of each process
     micro_batch_size: Count = 1  # samples per device and forward pass
-    epochs: Positive = 1.0
+    epochs: Annotated[Positive, Field(le=1_000_000)] = 1.0
     steps: Count | None = None  # overrides epochs
     warmup_ratio: Share = 0.03
     schedule: Schedule = "cosine"  # trapezoid: flat, then down in the last half

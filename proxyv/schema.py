@@ -79,6 +79,11 @@ def check_dataclass(value: Any, section: str = "") -> None:
     from_mapping(type(value), dataclasses.asdict(value), section=section)
 
 
+def as_plain(value: Any) -> dict[str, Any]:
+    """A dataclass as it reads back from a YAML or JSON file: tuples are lists."""
+    return cast("dict[str, Any]", _adapter(cast(type, type(value))).dump_python(value, mode="json"))
+
+
 @cache
 def _adapter(schema: type) -> TypeAdapter[Any]:
     return TypeAdapter(schema)

@@ -11,15 +11,13 @@ import os
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, cast
-
-from omegaconf import OmegaConf
+from typing import Any
 
 from proxyv.config import Recipe, check_names
 from proxyv.errors import UserError, suggest
 from proxyv.model.method import Method
 from proxyv.model.normalisation import settle_normalisation
-from proxyv.schema import from_mapping
+from proxyv.schema import as_plain, from_mapping
 
 PACKAGE = "proxyv.methods"
 
@@ -73,8 +71,8 @@ def settle_fields(fields: Mapping[str, Any], source: str = "") -> dict[str, Any]
 
     Raises UserError as `make_method` does.
     """
-    described = describe_method(make_method(fields, source))
-    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.create(described)))
+    method = make_method(fields, source)
+    return {"name": method.name, **as_plain(method)}
 
 
 def settle_recipe(recipe: Recipe, source: str = "") -> Recipe:

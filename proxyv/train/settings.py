@@ -15,6 +15,7 @@ from proxyv.config import Recipe, Schedule, StageSpec
 from proxyv.data.objectives import objective_of
 from proxyv.errors import UserError
 from proxyv.model.lora import require_peft
+from proxyv.model.modeling import MODULE_GROUPS
 from proxyv.model.sub_configs import position_limit, sub_config
 from proxyv.processes import world_size
 from proxyv.schema import check_dataclass
@@ -33,6 +34,8 @@ def check_stage(recipe: Recipe, stage: str) -> None:
     spec = recipe.stages[stage]
     check_dataclass(spec, f"stages.{stage}")
     accumulation(spec, stage)
+    if not spec.train:
+        raise UserError(f"stages.{stage}.train: names no module group; use some of {', '.join(MODULE_GROUPS)}")
     if recipe.llm.config:
         most = position_limit(sub_config(recipe.llm.config, "llm.config"))
         if spec.max_length > most:

@@ -7,17 +7,20 @@ type fails it, so a new field cannot be forgotten.
 from __future__ import annotations
 
 import dataclasses
+import json
 import operator
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from proxyv.config import PageDifficulty, PageKind, Recipe
+from proxyv.config import PageDifficulty, PageKind, Recipe, load_recipe, save_recipe
 from proxyv.domains import CheckedBy, Declared
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import Benchmark, Suite
 from proxyv.files import CHECKOUT
-from proxyv.methods import method_classes
+from proxyv.methods import describe_method, make_method, method_classes
+from proxyv.model.registry import settle_recipe
 from proxyv.pages import DIFFICULTIES, KINDS
 from proxyv.schema import from_mapping
 
@@ -166,6 +169,14 @@ def test_defaults_lie_in_their_domains() -> None:
                 default = field.default_factory() if callable(field.default_factory) else field.default
                 plain = dataclasses.asdict(default) if dataclasses.is_dataclass(default) else default
                 from_mapping(schema, {**values, field.name: plain})
+
+
+@pytest.mark.parametrize("name", sorted(method_classes()))
+def test_a_settled_recipe_reads_back_as_it_is(name: str, tmp_path: Path) -> None:
+    recipe = settle_recipe(Recipe(name="one", method={"name": name}))
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe == settle_recipe(recipe)
+    assert recipe.method == json.loads(json.dumps(describe_method(make_method({"name": name}))))
 
 
 def test_words_that_two_rooms_share_are_the_same() -> None:

@@ -99,6 +99,7 @@ def test_muon_needs_a_torch_that_has_it(monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        (dict(train=[]), "stages.s.train: names no module group; use some of tower, projector"),
         (dict(train=["projektor"]), "stages.s.train.0.: 'projektor' is unknown; did you mean 'projector'"),
         (
             dict(group_learning_rate={"lm": 1.0}),
