@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import time
 from contextlib import suppress
@@ -25,6 +26,7 @@ def do_without_compiling():
 
 def command(arguments, folder, output, environment):
     """In the new process: `proxyv <arguments>` in a folder, what it prints added to a file there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background ignores it
     os.chdir(folder)
     os.environ.update(environment)
     printed = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -9,13 +9,14 @@ import time
 
 import pytest
 
+from proxyv.cli.main import INTERRUPTED
 from proxyv.signals import REQUEUE
 from tests.faults.forks import start_server
 from tests.faults.kinds import KINDS, new_folder, outcome
 
 pytestmark = pytest.mark.distributed
 
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Unbroken:
@@ -56,7 +57,7 @@ def strike(kind, folder, number, moment, rng):
     printed = started.printed()
     if number == signal.SIGKILL or kind.launched:
         return alive
-    assert set(codes) <= {0, REQUEUE, -number}, (codes, printed[-3000:])  # -number: before `main` has begun
+    assert set(codes) <= {0, REQUEUE, INTERRUPTED, -number}, (codes, printed[-3000:])  # -number: before `main`
     if kind.processes == 1:
         assert "Traceback" not in printed, printed[-3000:]
     return alive

@@ -5,8 +5,10 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from proxyv.checkpoints.checkpoint_folder import COMPLETE, checkpoints
@@ -191,6 +193,19 @@ def test_a_signal_saves_behind_the_step_and_asks_to_be_started_again(made, tmp_p
     train(recipe, resume=True)
     assert figures(run, "mixed") == figures(made[1], "mixed") and model_bytes(run) == model_bytes(made[1])
     assert totals(run) == totals(made[1])
+
+
+def test_a_signal_to_all_processes_of_a_job_leaves_data_workers_at_work(tmp_path, monkeypatch):
+    recipe = page_recipe(tmp_path, mixed=stage(["text"], dataloader_workers=1))
+
+    def scancel():  # from outside: what a parent sends is taken for the loader's own tidying up
+        workers = psutil.Process().children()
+        subprocess.run(["kill", *(str(process.pid) for process in (*workers, psutil.Process()))], check=True)
+        psutil.wait_procs(workers, timeout=1)
+
+    run, stopped = interrupted(recipe, monkeypatch, 1, scancel, Stopped)
+    assert "SIGTERM came; stopped behind step 2" in str(stopped)
+    assert [path.name for path in checkpoints(run / "mixed")] == ["checkpoint-2"]
 
 
 def test_a_signal_in_the_last_step_lets_the_stage_finish(tmp_path, monkeypatch):
