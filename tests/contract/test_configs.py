@@ -165,8 +165,6 @@ def test_part_loads_alone_and_is_used(path: Path, tmp_path: Path) -> None:
         if room == "data":
             del baseline["stages"]  # which name the paper's data sets
         parts = {**baseline, room: path}
-        if room == "data":  # the paper's stages name the paper's data sets
-            del parts["stages"]
         (tmp_path / "with.yaml").write_text(f"parts: [{', '.join(str(part) for part in parts.values())}]")
         recipe = load_recipe(tmp_path / "with.yaml")
         if room != "data":  # test_readers.py reads those
