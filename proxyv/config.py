@@ -196,7 +196,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         merged = _read_with_parts(path, (), {})
         for override in overrides:
             merged = _merge(merged, _parse_override(override))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         raise UserError(f"{path}: cannot be merged: {str(error).splitlines()[0]}") from error
     recipe = from_mapping(Recipe, {"name": path.stem, **resolved(merged, str(path))}, str(path))
     check_names(recipe, f"{path}: ")

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -18,6 +19,13 @@ os.environ.update(
 )
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+# tests/fuzz: the same cases every time, and others every time with --hypothesis-profile thorough.
+_ALL = dict(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("normal", derandomize=True, **_ALL)
+settings.register_profile("thorough", max_examples=500, print_blob=True, **_ALL)
+settings.load_profile("normal")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -26,9 +26,10 @@ SAVE_AGAIN = "restore the file, or save the model again"
 def check_source(source: str | Path, field: str) -> None:
     """Raise UserError for a path that is not there; `field` names what holds it. Anything that can be a hub id passes:
     nothing is asked of the hub."""
-    if Path(source).is_dir():
+    named = bool(str(source).strip())
+    if named and Path(source).is_dir():
         return
-    if Path(source).exists():
+    if named and Path(source).exists():
         raise UserError(f"{field}: '{source}' is no folder; give the folder that the file lies in")
     try:
         validate_repo_id(str(source))

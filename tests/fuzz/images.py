@@ -18,7 +18,7 @@ from tests.fuzz.outcomes import Category
 from tests.tiny import random_image, tiny_model
 
 FORMATS = {
-    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I"),
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
     "JPEG": ("L", "RGB", "CMYK"),
     "TIFF": ("1", "L", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "LAB"),
     "WEBP": ("RGB", "RGBA"),

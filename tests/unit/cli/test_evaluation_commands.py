@@ -52,6 +52,7 @@ def toy(tmp_path, monkeypatch):
         return SimpleNamespace(run=Path(path), model=model, processor=FakeProcessor(), recipe={})
 
     monkeypatch.setattr("proxyv.checkpoints.load.load_for_evaluation", load)
+    monkeypatch.setattr("proxyv.checkpoints.load.recipe_of", lambda path: {})
     return tmp_path
 
 
@@ -145,7 +146,7 @@ def spoil(toy, name, old, new):
 @pytest.mark.parametrize(
     ("spoiled", "message"),
     [
-        (("toy_too.jsonl", '"prediction"', '"foresight"'), "line 1 is no answer of an evaluation: 'prediction' is"),
+        (("toy_too.jsonl", '"prediction"', '"foresight"'), "line 1: field 'prediction' is missing"),
         (("toy_too.jsonl", '{"index": 0', '{{"index": 0'), "line 1 is damaged"),
         (("toy_too.jsonl", '"sort"', '"kind"'), "column 'sort' was not kept; evaluate toy_too again"),
         (("toy_too.json", '"kind": "benchmark"', '"kind": "times"'), "toy_too.json: is no result of a benchmark"),

@@ -173,7 +173,7 @@ def test_a_damaged_line_in_the_middle_is_refused(toy):
     path = toy / "out/toy.jsonl"
     text = path.read_text().splitlines(keepends=True)
     path.write_text("".join([text[0], "{broken\n", *text[2:]]))
-    with pytest.raises(UserError, match=r"toy\.jsonl: line 2 is damaged; delete the file"):
+    with pytest.raises(UserError, match=r"toy\.jsonl: line 2 is damaged; restore the file"):
         run(toy, resume=True)
 
 
