@@ -12,7 +12,8 @@ from proxyv.model.processing import ProxyVProcessor
 from proxyv.model.templates import chat_template, check_rendering
 
 _TEMPLATES = Path(__file__).parent / "chat_templates"
-_CONTROL = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<answer>")
+_CONTROL = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<answer>|<bos>|<(?:start|end)_of_turn>")
+_WORDS = re.compile(r"\{#-? words: (.*?) -?#\}")  # what a template says looks like control tokens and is text
 _CHAT = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
 PLAIN = "vicuna_v1"  # its turns are marked by words
 
@@ -27,11 +28,13 @@ def set_padding(tokenizer: PreTrainedTokenizerBase, token: str) -> None:
 
 def fitting_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The shipped chat template whose control tokens the tokenizer has; the one without any where it has none of them.
+    One whose turns are marked by words must be named.
 
     Raises UserError where several fit.
     """
-    names = sorted(path.stem for path in _TEMPLATES.glob("*.jinja"))
-    fitting = [name for name in names if name != PLAIN and not missing_control_tokens(chat_template(name), tokenizer)]
+    texts = {path.stem: chat_template(path.stem) for path in sorted(_TEMPLATES.glob("*.jinja"))}
+    marked = {name: text for name, text in texts.items() if name != PLAIN and not _WORDS.search(text)}
+    fitting = [name for name, text in marked.items() if not missing_control_tokens(text, tokenizer)]
     if len(fitting) > 1:
         raise UserError(f"llm.chat_template: null, and the tokenizer fits {', '.join(fitting)}; name one of them")
     return fitting[0] if fitting else PLAIN
@@ -54,5 +57,6 @@ def missing_control_tokens(template: str, tokenizer: PreTrainedTokenizerBase) ->
     if missing := [name for name in named if name not in special]:
         return missing
     marks = dict.fromkeys(_CONTROL.findall(check_rendering(template, _CHAT, **special, add_generation_prompt=True)))
-    vocabulary = tokenizer.get_vocab()
-    return [mark for mark in marks if mark not in vocabulary or tokenizer.tokenize(mark) != [mark]]
+    vocabulary, words = tokenizer.get_vocab(), " ".join(_WORDS.findall(template)).split()
+    tokens = [mark for mark in marks if mark not in words]
+    return [mark for mark in tokens if mark not in vocabulary or tokenizer.tokenize(mark) != [mark]]

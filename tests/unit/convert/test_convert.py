@@ -432,11 +432,6 @@ def test_generation_settings_keep_ids_only_and_stop_at_the_end_of_a_turn(tmp_pat
             "<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n",
         ),
         (
-            "smollm3",
-            "<|im_start|>user\n<image>\nhi<|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n"
-            "<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n",
-        ),
-        (
             "granite",
             "<|start_of_role|>user<|end_of_role|><image>\nhi<|end_of_text|>\n"
             "<|start_of_role|>assistant<|end_of_role|>yo<|end_of_text|>\n"

@@ -13,7 +13,7 @@ from proxyv.model.processing import ProxyVProcessor
 from tests.chat_tokenizer import chat_processor, make_chat_tokenizer
 
 END = {"vicuna_v1": "</s>", "qwen": "<|im_end|>", "llama3": "<|eot_id|>", "characters": "</s>"}
-END |= {"granite": "<|end_of_text|>", "gemma": "<end_of_turn>", "olmo2": "<|endoftext|>", "smollm3": "<|im_end|>"}
+END |= {"granite": "<|end_of_text|>", "gemma": "<end_of_turn>", "olmo2": "<|endoftext|>"}
 TEMPLATES = tuple(END)
 BEGIN = dict.fromkeys(TEMPLATES, "") | {"vicuna_v1": " "}
 TWO_TURNS = [

@@ -103,7 +103,15 @@ def test_an_unknown_padding_token_is_refused():
         chat_of(pad_token="<pd>")
 
 
-@pytest.mark.parametrize(("name", "token"), [("llama3", r"<\|begin_of_text\|>"), ("qwen", r"<\|im_start\|>")])
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("llama3", r"<\|begin_of_text\|>"),
+        ("qwen", r"<\|im_start\|>"),
+        ("gemma", "<bos>"),
+        ("olmo2", r"<\|endoftext\|>"),
+    ],
+)
 def test_a_template_whose_control_tokens_the_tokenizer_splits_is_refused(name, token):
     with pytest.raises(UserError, match=f"llm.chat_template: the tokenizer has no token {token}"):
         chat_of(chat_template=name)
@@ -114,6 +122,9 @@ def test_a_template_whose_control_tokens_the_tokenizer_splits_is_refused(name, t
     [
         (["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "llama3"),
         (["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], "phi3"),
+        (["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "qwen"),
+        (["<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"], "granite"),
+        (["<bos>", "<start_of_turn>", "<end_of_turn>"], "gemma"),
         ([], "characters"),
     ],
 )
@@ -128,6 +139,14 @@ def test_without_a_template_the_one_that_the_tokenizer_has_the_tokens_of_is_take
     assert fitting_template(tokenizer) == name
     processor = chat_of()
     processor.tokenizer, processor.chat_template = tokenizer, chat_template(name)
+    check_control_tokens(processor)
+
+
+def test_roles_that_are_words_need_no_tokens_and_are_never_guessed():
+    processor = chat_of()
+    processor.tokenizer.add_tokens(["<|endoftext|>"], special_tokens=True)
+    assert fitting_template(processor.tokenizer) == "characters"
+    processor.chat_template = chat_template("olmo2")
     check_control_tokens(processor)
 
 
