@@ -122,7 +122,6 @@ def test_a_template_whose_control_tokens_the_tokenizer_splits_is_refused(name, t
     [
         (["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], "llama3"),
         (["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], "phi3"),
-        (["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "qwen"),
         (["<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"], "granite"),
         (["<bos>", "<start_of_turn>", "<end_of_turn>"], "gemma"),
         ([], "characters"),
