@@ -20,6 +20,7 @@ from proxyv.profiling.bench import median_and_iqr, paired_ratio
 from proxyv.profiling.memory import LiveTensors, peak_memory
 from proxyv.profiling.prefill import run_prefill
 from proxyv.profiling.sample import make_inputs
+from tests.contract.family_fields import fields
 from tests.profiled import GRID, profiled_recipe
 
 RECIPES = CHECKOUT / "configs" / "recipes"
@@ -96,7 +97,8 @@ def test_every_family_is_counted(family: str) -> None:
     """The same matrix products in each; where one projection is fused, it also makes the queries that nobody reads."""
     recipe = profiled_recipe()
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    recipe.llm.config.update(ids, model_type=family, head_dim=16)
+    size = {"head_dim": 16} if "head_dim" in fields(family) else {}
+    recipe.llm.config.update(ids, model_type=family, **size)
     profile = profile_recipe(recipe, crops=3, text_tokens=7, compare="full")
     vision, others, llm = 3 * GRID**2, 3 + 7, recipe.llm.config
     assert profile["compared"]["decoder_flops"] == full_decoder_flops(llm, vision + others)
