@@ -16,7 +16,8 @@ from proxyv.data.objectives import objective_of
 from proxyv.errors import UserError
 from proxyv.model.lora import require_peft
 from proxyv.model.modeling import MODULE_GROUPS
-from proxyv.model.sub_configs import position_limit, sub_config
+from proxyv.model.recipe_configs import text_config
+from proxyv.model.sub_configs import position_limit
 from proxyv.processes import world_size
 from proxyv.schema import check_dataclass
 
@@ -36,8 +37,8 @@ def check_stage(recipe: Recipe, stage: str) -> None:
     accumulation(spec, stage)
     if not spec.train:
         raise UserError(f"stages.{stage}.train: names no module group; use some of {', '.join(MODULE_GROUPS)}")
-    if recipe.llm.config:
-        most = position_limit(sub_config(recipe.llm.config, "llm.config"))
+    if recipe.llm.config or recipe.llm.pretrained:
+        most = position_limit(text_config(recipe.llm))
         if spec.max_length > most:
             raise UserError(
                 f"stages.{stage}.max_length: {spec.max_length} is more than the {most} positions of the LLM "

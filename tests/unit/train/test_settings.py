@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from proxyv.config import StageSpec
 from proxyv.errors import UserError
@@ -131,6 +132,15 @@ def test_a_micro_batch_alone_is_one_step(monkeypatch):
     assert (accumulation(spec, "s"), global_batch(spec)) == (1, 8)
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert (accumulation(spec, "s"), global_batch(spec)) == (1, 32)
+
+
+def test_positions_are_read_from_the_pretrained_folder(tmp_path):
+    recipe = page_recipe(tmp_path, s=stage(["text"], max_length=200))
+    LlamaConfig(max_position_embeddings=128).save_pretrained(tmp_path / "llm")
+    check_stage(recipe, "s")
+    recipe.llm.pretrained, recipe.llm.config = str(tmp_path / "llm"), {}
+    with pytest.raises(UserError, match="stages.s.max_length: 200 is more than the 128 positions"):
+        check_stage(recipe, "s")
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):
