@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -44,4 +43,4 @@ def _fits(name: str, value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if name in _COUNTS:
         return number and value == int(value) and 0 <= value < MOST
-    return name not in _NUMBERS or (number and math.isfinite(value) and value >= 0)
+    return name not in _NUMBERS or (number and 0 <= value < MOST)

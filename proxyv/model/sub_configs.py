@@ -65,7 +65,7 @@ def _check(config: PreTrainedConfig, field: str) -> None:
     """Raise UserError for the first value that cannot be."""
     values = config.to_dict()
     for name, value in _numbers(values):
-        if not math.isfinite(value) or abs(value) > 2**31:
+        if abs(value) > 2**31 or not math.isfinite(value):
             raise UserError(f"{field}.{name}: {value!r:.100} is no number that can be meant; fix it")
         last = name.rsplit(".", 1)[-1]
         if last in _POSITIVE and value <= 0:

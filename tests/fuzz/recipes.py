@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from proxyv.config import Recipe, load_recipe, save_recipe
-from proxyv.model.build import build_model, build_processor
+from proxyv.model.build import build_config, build_model, build_processor
 from proxyv.train.settings import check_stage
 from tests.conftest import REPO
 from tests.fuzz.nasty import NASTY, Change, Damage, changes, damages, places, to_json
@@ -62,6 +62,7 @@ def use(recipe: Recipe, folder: Path, build: bool) -> None:
     assert asdict(load_recipe(folder / "again.yaml")) == asdict(recipe), "reads back as another recipe"
     for stage in recipe.stages:
         check_stage(recipe, stage)
+    build_config(recipe)
     if build:
         processor = build_processor(recipe)
         build_model(recipe, image_token_id=processor.image_token_id, device="meta")
