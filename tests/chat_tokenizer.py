@@ -16,7 +16,7 @@ CORPUS = [
     "A chat between a curious user and an artificial intelligence assistant. USER: ASSISTANT:",
     "What is the capital of France? The capital is Paris. And of Italy? Rome, of course.",
 ]
-TEMPLATES = ("vicuna_v1", "qwen", "llama3", "phi3", "internlm2", "characters", "granite", "gemma", "olmo2", "smollm3")
+TEMPLATES = ("vicuna_v1", "qwen", "llama3", "phi3", "internlm2", "characters", "granite", "gemma", "olmo2")
 
 
 @lru_cache

@@ -74,7 +74,7 @@ def make_prompt(
             f"attention_mask: shape {tuple(attention_mask.shape)} must be that of input_ids, "
             f"{tuple(input_ids.shape)}, for a prompt with images"
         )
-    check_length(config, input_ids.shape[1], attention_mask)
+    check_length(config.text_config, input_ids.shape[1], attention_mask)
     counts = crops_per_image.tolist() if isinstance(crops_per_image, torch.Tensor) else crops_per_image
     is_image = input_ids == config.image_token_id
     layout = make_layout(is_image, attention_mask, counts, config.tokens_per_crop, config.newline_positions, labels)
@@ -97,14 +97,14 @@ def check_images_given(
         )
 
 
-def check_length(config: ProxyVConfig, width: int, attention_mask: torch.Tensor | None) -> None:
+def check_length(text_config: PreTrainedConfig, width: int, attention_mask: torch.Tensor | None) -> None:
     """Raise UserError where a sample has more rows than the LLM has positions.
 
     Args:
         width: rows of the batch, padding included.
         attention_mask: (B, width); None: no padding.
     """
-    most = position_limit(config.text_config)
+    most = position_limit(text_config)
     if width > most:  # only then is it worth a look at where the padding is
         longest = width if attention_mask is None or attention_mask.dim() != 2 else int(attention_mask.sum(1).max())
         if longest > most:
@@ -127,8 +127,11 @@ def text_inputs(
     Args:
         embeddings: (B, L, D); all else as in the model's `forward`.
 
-    Raises UserError for padding behind a cache with dropped vision tokens.
+    Raises UserError for a prompt with more rows than the LLM has positions, and for padding behind a cache with
+    dropped vision tokens.
     """
+    if cache is None or not cache.get_seq_length():
+        check_length(llm.config, embeddings.shape[1], attention_mask)
     inputs = LLMInputs(embeddings, position_ids, attention_mask, cache, labels)
     if cache is None or not any(isinstance(layer, CachedRowsLayer) for layer in cache.layers):
         return inputs

@@ -22,7 +22,7 @@ from proxyv.errors import UserError
 from proxyv.model.configuration import ProxyVConfig
 from proxyv.model.generation import ImageGenerationMixin
 from proxyv.model.gradient_order import TextBatch, add_blank_image, text_needs_image
-from proxyv.model.inputs import LLMInputs, check_images_given, check_length, image_inputs, make_prompt, text_inputs
+from proxyv.model.inputs import LLMInputs, check_images_given, image_inputs, make_prompt, text_inputs
 from proxyv.model.loss import supervised_loss
 from proxyv.model.method import Method, Prompt, VisionTokens
 from proxyv.model.pretrained import ProxyVPreTrainedModel
@@ -138,9 +138,6 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
             (input_ids, attention_mask, labels), pixel_values = add_blank_image(self.config, text_batch)
             crops_per_image, use_cache = [1], False
         if pixel_values is None:
-            if past_key_values is None or not past_key_values.get_seq_length():
-                rows = input_ids if input_ids is not None else inputs_embeds
-                check_length(self.config, 0 if rows is None else rows.shape[1], attention_mask)
             text = self.embed_text(input_ids) if inputs_embeds is None else inputs_embeds
             llm, cache = self.language_model, past_key_values
             runs = [text_inputs(llm, text, attention_mask, position_ids, cache, labels)] * len(methods)

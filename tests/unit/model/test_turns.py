@@ -21,7 +21,6 @@ ANSWER = {
     "granite": "<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>",
     "gemma": "<end_of_turn>\n<start_of_turn>model",
     "olmo2": "<|assistant|>",
-    "smollm3": "<|im_end|>\n<|im_start|>assistant",
 }
 
 USER = {"vicuna_v1": {"USER:"}, "characters": {"<s>", "</s>"}}
