@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -57,8 +58,16 @@ def _run_stages(recipe: Recipe, names: list[str], run: Path, request: Request) -
         if came := next(filter(None, processes.gather(request.name)), None):
             raise Stopped(f"{run}: {came} came; stopped before stage {name}; use --resume")
         if not done:
-            run_stage(recipe, name, run / name, start, request)
-            # The next stage loads its own model, whole: not beside this one's, nor sharded by this one's DeepSpeed.
-            unset_hf_deepspeed_config()
-            gc.collect()
+            try:
+                run_stage(recipe, name, run / name, start, request)
+            finally:
+                _forget_deepspeed()
+            gc.collect()  # the next stage loads its own model, not beside this one's
         start = run / name
+
+
+def _forget_deepspeed() -> None:
+    """Undo what transformers and accelerate remember in this process, and would train a later stage with: the settings
+    of a stage with `deepspeed`, and that DeepSpeed is in use at all."""
+    unset_hf_deepspeed_config()
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)

@@ -51,6 +51,8 @@ def check_stage(recipe: Recipe, stage: str) -> None:
             raise UserError(f"report_to: {tracker} is not installed; `pip install {tracker}`, or leave it out")
     if spec.deepspeed is not None:
         _check_deepspeed(spec.deepspeed, f"stages.{stage}.deepspeed")
+        if spec.optimizer == "muon":
+            raise UserError(f"stages.{stage}.optimizer: muon needs whole matrices, deepspeed cuts them; use adamw")
     objective_of(spec, stage).check(spec, stage)
 
 

@@ -1,6 +1,7 @@
 """Training runs as a user starts them: stages in order, saved, logged, resumed, repeatable."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from proxyv.data import training_data
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
 from proxyv.model.registry import settle_recipe
+from proxyv.train import run as run_module
 from proxyv.train import stage as stage_module
 from proxyv.train import train
 from proxyv.train.start import load_start, sanitise_generation
@@ -84,6 +86,19 @@ def test_log_and_finish_record(tmp_path, capsys):
     assert finished["steps"] == 5 and finished["loss"] == log[-1]["loss"] and finished["environment"]["versions"]
     assert finished["samples"]["too_long_skipped"] == log[-1]["too_long_skipped"] > 0
     assert "stage mixed: 24 samples" in (shown := capsys.readouterr().out) and "method" in shown
+
+
+def test_a_stage_with_deepspeed_leaves_nothing_to_the_next(tmp_path, monkeypatch):
+    """accelerate says in the environment that DeepSpeed is in use, and would train any later stage with it."""
+    found = []
+
+    def leaving(*_):
+        found.append(os.environ.get("ACCELERATE_USE_DEEPSPEED"))
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+
+    monkeypatch.setattr(run_module, "run_stage", leaving)
+    train(page_recipe(tmp_path, sharded=stage(["text"]), whole=stage(["text"])))
+    assert found == [None, None] and "ACCELERATE_USE_DEEPSPEED" not in os.environ
 
 
 def test_the_same_run_twice_is_identical(tmp_path):

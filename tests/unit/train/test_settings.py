@@ -10,11 +10,14 @@ from transformers import LlamaConfig
 
 from proxyv.config import StageSpec
 from proxyv.errors import UserError
+from proxyv.files import CHECKOUT
 from proxyv.train.optimizer import MuonAdamW, make_optimizer
 from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
 from proxyv.train.settings import accumulation, check_stage, global_batch, training_arguments
 from tests.small_runs import ALL_GROUPS, PROXYV, page_recipe, stage
 from tests.tiny import tiny_model
+
+ZERO_2 = str(CHECKOUT / "configs" / "deepspeed" / "zero2.json")
 
 
 def groups_of(model, spec):
@@ -113,6 +116,7 @@ def test_muon_needs_a_torch_that_has_it(monkeypatch):
         (dict(objective="language"), "stages.s.objective"),
         (dict(dtype="float16"), "stages.s.dtype: 'float16' is unknown; did you mean 'bfloat16'"),
         (dict(deepspeed="none.json"), "stages.s.deepspeed: none.json does not exist"),
+        (dict(deepspeed=ZERO_2, optimizer="muon"), "stages.s.optimizer: muon needs whole matrices.*use adamw"),
         (dict(objective="patch_classification"), "stages.s.train: patch_classification trains the tower alone"),
         (dict(objective="patch_classification", train=["tower"], save_steps=2), "neither deepspeed nor save_steps"),
     ],
