@@ -31,6 +31,8 @@ settings.load_profile("normal")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=1, help="random kills in tests/faults")
     parser.addoption("--kills_seed", type=int, default=0, help="of their moments")
+    parser.addoption("--train_methods", default="", help="all, or names: train these in every way in tests/distributed")
+    parser.addoption("--train_steps", type=int, default=5, help="of most runs in tests/distributed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
