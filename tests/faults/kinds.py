@@ -36,11 +36,10 @@ ZERO = {
 
 
 def recipe(deepspeed=None, mixed=("captions", "text")):
-    """Two short stages, whose lines and checkpoints fall on different steps; dropout makes random states matter."""
+    """A short stage, whose lines and checkpoints fall on different steps; dropout makes random states matter."""
     common = dict(micro_batch_size=2, deepspeed=deepspeed, schedule="cosine")
-    first = stage(["text"], train=["llm"], steps=4, save_steps=2, logging_steps=1, **common)
     second = stage(list(mixed), steps=8, save_steps=3, logging_steps=4, max_length=120, **common)
-    made = page_recipe(Path(), first=first, second=second)
+    made = page_recipe(Path(), second=second)
     made.llm.config["attention_dropout"] = 0.1
     made.pages.test_pages = 12
     return replace(made, suite="two.yaml")

@@ -92,7 +92,6 @@ def lines(folder, pattern, count):
 POINTS = {
     "train": [
         (signal.SIGKILL, "runs/tiny/second/partial/checkpoint-6/optimizer.pt", 0),
-        (signal.SIGUSR1, "runs/tiny/second/checkpoint-6/complete.json", 0),
         (signal.SIGKILL, "runs/tiny/adapter/partial/model/config.json", 0),
     ],
     "ddp": [(signal.SIGTERM, "runs/tiny/second/log.jsonl", 1)],
