@@ -11,7 +11,8 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
-from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from proxyv.errors import UserError, reading
 from proxyv.files import read_json
@@ -45,16 +46,12 @@ def check_folder(folder: str | Path) -> None:
     for name in _SETTINGS:
         file = Path(folder) / name
         settings = read_json(file, SAVE_AGAIN) if file.is_file() else {}
-        known = name == "config.json" and settings.get("model_type") in _transformers_types()
+        known = name == "config.json" and str(settings.get("model_type")) in CONFIG_MAPPING_NAMES
         if "auto_map" in settings and not known:
             raise UserError(
                 f"{file}: auto_map: names code of the folder's own, which is never run; use a model and a tokenizer "
                 "that transformers knows by itself"
             )
-
-
-def _transformers_types() -> set[str]:
-    return {kind for kind, config in CONFIG_MAPPING.items() if config.__module__.startswith("transformers.")}
 
 
 def check_weights(folder: str | Path) -> None:

@@ -16,6 +16,7 @@ CASES = {
     "records": 60,
     "images": 80,
     "model folders": 30,
+    "checkpoints": 20,
     "benchmark data": 60,
     "suites": 60,
     "result files": 12,
