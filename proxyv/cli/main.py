@@ -15,7 +15,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from proxyv.cli.commands import COMMANDS, Command, command_name
-from proxyv.errors import UserError
+from proxyv.errors import UserError, shorten
 from proxyv.files import writing
 from proxyv.signals import REQUEUE, Stopped, stop_at_once
 
@@ -44,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args.run(args)
     except UserError as error:
         stop(f"proxyv {args.command}", str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        stop(
+            f"proxyv {args.command}",
+            f"{shorten(str(error.filename), 200)}: {error.strerror}; fix the path or its rights",
+        )
     except Stopped as stopped:
         stop(f"proxyv {args.command}", str(stopped), REQUEUE)
     except KeyboardInterrupt:

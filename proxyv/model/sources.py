@@ -5,6 +5,7 @@ No code of theirs is run, and no pickle is read: weights come from safetensors a
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ def check_source(source: str | Path, field: str) -> None:
     """Raise UserError for a path that is not there; `field` names what holds it. Anything that can be a hub id passes:
     nothing is asked of the hub."""
     named = bool(str(source).strip())
-    if named and Path(source).is_dir():
+    if named and os.path.isdir(source):  # unlike Path's, for names of any length
         return
-    if named and Path(source).exists():
+    if named and os.path.exists(source):
         raise UserError(f"{field}: '{source}' is no folder; give the folder that the file lies in")
     try:
         validate_repo_id(str(source))
@@ -79,6 +80,11 @@ def load_tokenizer(source: str | Path, field: str, **options: Any) -> PreTrained
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, **{**options, "trust_remote_code": False}
         )
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, (int, float)):  # compared only when a text is tokenised
+        raise UserError(
+            f"{field}: '{source}': tokenizer_config.json: model_max_length: {longest!r:.60} must be a number"
+        )
     return tokenizer
 
 
@@ -106,6 +112,6 @@ def indexed_files(index: Path) -> list[Path]:
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise UserError(f"{index}: weight_map: must say for each weight which file holds it; {SAVE_AGAIN}")
     names = sorted(set(places.values()))
-    if absent := [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]:
+    if absent := [name for name in names if Path(name).name != name or not os.path.isfile(index.parent / name)]:
         raise UserError(f"{index}: lists files that are not there: {', '.join(absent)}; copy them into the folder")
     return [index.parent / name for name in names]

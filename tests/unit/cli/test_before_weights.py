@@ -106,3 +106,11 @@ def test_a_stage_longer_than_the_positions_is_refused(tmp_path):
     recipe.llm.config["max_position_embeddings"] = 64
     with pytest.raises(UserError, match=r"stages.mixed.max_length: 2048 is more than the 64 positions"):
         check_stage(recipe, "mixed")
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "/proc/1/mem/x"])
+def test_a_path_that_the_system_refuses_ends_in_one_line(path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", path, "--prompt", "a"])
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and shown.count("\n") == 1 and shown.startswith("proxyv generate: ")

@@ -116,7 +116,9 @@ def test_convert_makes_safetensors_of_pickled_weights(parts, tmp_path, names):
         convert(converted.folder, tmp_path / "again")
 
 
-@pytest.mark.parametrize("path", ["./runs/x", "/nowhere/model", "../x", "a/b/c", "~/model", "models\\x", ""])
+@pytest.mark.parametrize(
+    "path", ["./runs/x", "/nowhere/model", "../x", "a/b/c", "~/model", "models\\x", "", "x" * 5000]
+)
 def test_a_path_that_is_not_there_is_never_sent_to_the_hub(monkeypatch, path):
     monkeypatch.setattr("socket.socket.connect", lambda *words: pytest.fail("asked the network"))
     with pytest.raises(UserError, match="^llm.tokenizer: there is no folder"):
