@@ -116,6 +116,9 @@ def load_suite(name_or_path: str | Path, benchmarks_dir: str | Path | None = Non
     """A suite by name or path, its benchmarks checked as well. Raises UserError as `load_benchmark` does."""
     path = _find("suites", name_or_path, benchmarks_dir)
     suite = _load(Suite, path)
+    for name, listed in (("benchmarks", suite.benchmarks), ("terms", suite.terms)):
+        if not listed:
+            raise UserError(f"{path}: field '{name}' is empty; name one at least")
     benchmarks = {name: load_benchmark(name, benchmarks_dir or path.parent) for name in suite.benchmarks}
     for name, benchmark in benchmarks.items():
         if benchmark.name != name:
