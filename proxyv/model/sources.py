@@ -6,10 +6,15 @@ No code of theirs is run, and no pickle is read: weights come from safetensors a
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -20,14 +25,15 @@ from proxyv.files import read_json
 
 # Files in which a folder may name code of its own, by the key "auto_map".
 _SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+_PATIENCE = 10  # seconds that the hub may take to answer at all
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 CONVERT = "pickled weights: proxyv convert SOURCE NEW_FOLDER"
 SAVE_AGAIN = "restore the file, or save the model again"
 
 
 def check_source(source: str | Path, field: str) -> None:
-    """Raise UserError for a path that is not there; `field` names what holds it. Anything that can be a hub id passes:
-    nothing is asked of the hub."""
+    """Raise UserError for a path that is not there, and for a hub id where the hub does not answer; `field` names what
+    holds it. What the hub has of that name is not asked."""
     named = bool(str(source).strip())
     if named and os.path.isdir(source):  # unlike Path's, for names of any length
         return
@@ -37,6 +43,24 @@ def check_source(source: str | Path, field: str) -> None:
         validate_repo_id(str(source))
     except HFValidationError as error:
         raise UserError(f"{field}: there is no folder '{source}'; fix the path") from error
+    cached = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=str(source), repo_type="model")).is_dir()
+    if not (cached or constants.HF_HUB_OFFLINE or hub_answers(constants.ENDPOINT)):
+        raise UserError(
+            f"{field}: there is no folder '{source}', and {constants.ENDPOINT} does not answer; fix the path, or "
+            "download it where there is a connection (hf download)"
+        )
+
+
+@cache
+def hub_answers(endpoint: str) -> bool:
+    """Whether a hub can be reached, asked once: the libraries try again for a minute with every file."""
+    try:
+        urlopen(Request(endpoint, method="HEAD"), timeout=_PATIENCE).close()  # through the proxies of the environment
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def check_folder(folder: str | Path) -> None:

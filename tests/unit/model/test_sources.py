@@ -1,11 +1,15 @@
 """What is read from folders and hub ids: no code of theirs, no pickles, and nothing asked of the hub for a path."""
 
+import http.server
 import json
 import os
 import pickle
+import threading
+import time
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from proxyv.checkpoints.load import load_for_evaluation
@@ -125,5 +129,29 @@ def test_a_path_that_is_not_there_is_never_sent_to_the_hub(monkeypatch, path):
         load_tokenizer(path, "llm.tokenizer")
 
 
-def test_what_can_be_a_hub_id_passes():
+@pytest.fixture
+def hub(monkeypatch):
+    """A server in the hub's place, which knows no model; its address."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # answers 501
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_can_be_a_hub_id_passes_where_the_hub_answers(hub):
     check_source("someone/a-model", "llm.pretrained")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path, hub):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    started = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(UserError, match="^llm.tokenizer: there is no folder 'someone/a-model', and http.* answer"):
+            load_tokenizer("someone/a-model", "llm.tokenizer")
+    assert time.monotonic() - started < 15  # the libraries' own attempts take half a minute
+    (tmp_path / "models--someone--a-model").mkdir()  # downloaded before
+    check_source("someone/a-model", "llm.tokenizer")
