@@ -66,5 +66,11 @@ def grouped(lengths: np.ndarray, batch: int, rng: np.random.Generator) -> np.nda
 
 
 def steps_of(size: int, batch: int, epochs: float, grouped: bool) -> int:
-    """Optimiser steps in so many epochs, at least one."""
-    return max(1, int(epochs * (size // batch if grouped else size / batch)))
+    """Optimiser steps in so many epochs. Raises UserError where they make none."""
+    steps = int(epochs * (size // batch if grouped else size / batch))
+    if steps < 1:
+        raise UserError(
+            f"epochs: {epochs:g} of {size} samples fill no global batch of {batch}; raise it, lower global_batch_size, "
+            "or set steps"
+        )
+    return steps

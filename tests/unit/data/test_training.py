@@ -181,7 +181,15 @@ def test_grouped_order_needs_a_whole_batch():
 
 @pytest.mark.parametrize(
     ("size", "batch", "epochs", "grouped", "steps"),
-    [(10, 4, 1, False, 2), (10, 4, 2, False, 5), (10, 4, 2, True, 4), (3, 8, 1, False, 1), (10, 5, 0.5, False, 1)],
+    [(10, 4, 1, False, 2), (10, 4, 2, False, 5), (10, 4, 2, True, 4), (3, 8, 3, False, 1), (10, 5, 0.5, False, 1)],
 )
 def test_steps_of_epochs(size, batch, epochs, grouped, steps):
     assert steps_of(size, batch, epochs, grouped) == steps
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "epochs", "grouped"), [(3, 8, 1, False), (10, 4, 1e-9, False), (3, 4, 9, True)]
+)
+def test_epochs_that_make_no_step_are_refused(size, batch, epochs, grouped):
+    with pytest.raises(UserError, match=f"^epochs: {epochs} of {size} samples fill no global batch of {batch}"):
+        steps_of(size, batch, epochs, grouped)
