@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BeforeValidator, Field
 
 from proxyv.domains import (
+    ONCE,
     CheckedBy,
     Count,
     Declared,
@@ -79,7 +80,7 @@ class VisionSpec(Declared):
     config: Annotated[dict[str, Any], CheckedBy("model/recipe_configs.py")] = field(default_factory=dict)
     feature_layer: Annotated[Index, CheckedBy("model/recipe_configs.py")] = -2  # index into the tower's hidden states
     image_mode: ImageMode = "anyres"  # "anyres" (thumbnail + grid crops) or "pad" (one square crop)
-    grid: list[Grid] = field(default_factory=list)  # anyres: allowed (columns, rows), in crops
+    grid: list[Grid] = field(default_factory=list)  # anyres: allowed (columns, rows), in crops; none: the paper's
     newline_positions: NewlinePositions = "natural"  # or "authors": as the weights they released expect
     # Normalisation per channel, for values in 0…1; null: as `pretrained` says, else as the tower's kind has it
     image_mean: Annotated[list[Share], PerChannel] | None = None
@@ -90,7 +91,7 @@ class VisionSpec(Declared):
 class PagesSpec(Declared):
     """Synthetic pages that are rendered into `data_root` before they are first needed."""
 
-    kinds: list[PageKind] = field(default_factory=list)
+    kinds: Annotated[list[PageKind], ONCE] = field(default_factory=list)
     train_pages: Size = 0  # pages of each kind
     test_pages: Size = 0  # rows of each benchmark
     rows: Annotated[Count, CheckedBy("pages/page.py")] = 8  # cells; one character a cell
@@ -133,14 +134,15 @@ class LoRASpec(Declared):
 class StageSpec(Declared):
     """One training run: its modules, data, rates and length."""
 
-    data: list[Name] = field(default_factory=list)  # names in the recipe's `data`
-    train: list[ModuleGroup] = field(default_factory=list)
+    data: Annotated[list[Name], ONCE] = field(default_factory=list)  # names in the recipe's `data`
+    train: Annotated[list[ModuleGroup], ONCE] = field(default_factory=list)
     lora: LoRASpec | None = None  # adapters: a group that has them trains through them alone
     # or "patch_classification" (the tower alone)
     objective: Annotated[Name, CheckedBy("data/objectives")] = "language_modeling"
     image_mode: ImageMode | None = None  # overrides the vision part's for this stage
     learning_rate: Positive = 1e-3
-    group_learning_rate: dict[ModuleGroup, NotNegative] = field(default_factory=dict)  # module group -> rate
+    # module group -> rate; for groups in `train`
+    group_learning_rate: dict[ModuleGroup, NotNegative] = field(default_factory=dict)
     optimizer: Optimizer = "adamw"
     global_batch_size: Count | None = None  # samples per optimiser step; null: one micro-batch of each process
     micro_batch_size: Count = 1  # samples per device and forward pass
@@ -158,7 +160,7 @@ class StageSpec(Declared):
     compile: bool = False
     group_by_length: bool = False
     deepspeed: Place | None = None  # a DeepSpeed JSON, relative to the recipe's repository
-    dataloader_workers: Size = 0
+    dataloader_workers: Annotated[Size, Field(le=256)] = 0  # of each process
     save_steps: Count | None = None  # from one checkpoint to the next; null: none but where a signal ends the run
     keep_checkpoints: Count = 2  # the newest ones
     logging_steps: Count = 10
@@ -177,7 +179,7 @@ class Recipe(Declared):
     data_root: Place = "data"
     data: dict[Name, DataSpec] = field(default_factory=dict)
     stages: dict[Name, StageSpec] = field(default_factory=dict)  # run in this order
-    run_stages: list[Name] | None = None  # null: all of `stages`
+    run_stages: Annotated[list[Name], ONCE] | None = None  # null: all of `stages`
     start_from: Place | None = None  # folder of a trained model to warm-start from
     output_dir: OutputFolder = "runs"  # absolute, or below the working folder
     suite: Place | None = None  # benchmark suite that `proxyv eval` runs by default

@@ -67,7 +67,15 @@ def _check_name(value: str) -> str:
     return value
 
 
+def _refuse_twice(value: list[Any]) -> list[Any]:
+    for item in value:
+        if value.count(item) > 1:
+            raise ValueError(f"must name '{item}' once")
+    return value
+
+
 NUMBER = BeforeValidator(_refuse_bool)
+ONCE = AfterValidator(_refuse_twice)  # of a list in which nothing stands twice
 _FINITE = Field(allow_inf_nan=False)
 
 Count = Annotated[int, NUMBER, Field(ge=1, le=MOST)]

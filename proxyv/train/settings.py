@@ -37,6 +37,11 @@ def check_stage(recipe: Recipe, stage: str) -> None:
     accumulation(spec, stage)
     if not spec.train:
         raise UserError(f"stages.{stage}.train: names no module group; use some of {', '.join(MODULE_GROUPS)}")
+    if frozen := [group for group in spec.group_learning_rate if group not in spec.train]:
+        raise UserError(
+            f"stages.{stage}.group_learning_rate: '{frozen[0]}' does not train; add it to stages.{stage}.train, or "
+            "leave out its rate"
+        )
     if recipe.llm.config or recipe.llm.pretrained:
         most = position_limit(text_config(recipe.llm))
         if spec.max_length > most:

@@ -179,12 +179,17 @@ def test_a_recipe_made_in_python_is_checked_alike():
     [
         ("run_stages=[tower, capton]", "run_stages: 'capton' is no stage; did you mean 'caption'?"),
         ("stages.text.data=[txt]", "stages.text.data: 'txt' is no data set; did you mean 'text'?"),
+        ("run_stages=[text, text]", "run_stages: must name 'text' once, found ['text', 'text']"),
+        ("stages.text.data=[text, text]", "stages.text.data: must name 'text' once"),
+        ("stages.text.train=[llm, tower, llm]", "stages.text.train: must name 'llm' once"),
+        ("pages.kinds=[charts, charts]", "pages.kinds: must name 'charts' once"),
+        ("stages.text.dataloader_workers=1000000", "stages.text.dataloader_workers: must be at most 256"),
         ("output_dir=../elsewhere", "output_dir: must not lead out of the working folder; write an absolute path"),
         ("output_dir=runs/../../elsewhere", "output_dir: must not lead out of the working folder"),
         ("output_dir=~/runs", "output_dir: must be a path written out"),
     ],
 )
-def test_names_and_places_that_lead_nowhere(override, said):
+def test_names_places_and_lists_that_cannot_be_meant(override, said):
     assert said in refused(TINY, [override])
 
 

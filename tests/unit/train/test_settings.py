@@ -109,6 +109,10 @@ def test_muon_needs_a_torch_that_has_it(monkeypatch):
             dict(group_learning_rate={"lm": 1.0}),
             "stages.s.group_learning_rate: key 'lm' is unknown; did you mean 'llm'",
         ),
+        (
+            dict(train=["projector"], group_learning_rate={"projector": 1e-4, "llm": 1e-5}),
+            "stages.s.group_learning_rate: 'llm' does not train; add it to stages.s.train, or leave out its rate",
+        ),
         (dict(global_batch_size=6), "stages.s.global_batch_size: 6 is no multiple of micro_batch_size 4 × 1"),
         (dict(global_batch_size=0), "stages.s.global_batch_size: must be at least 1, found 0"),
         (dict(schedule="cosin"), "stages.s.schedule: 'cosin' is unknown; did you mean 'cosine'"),
