@@ -90,7 +90,7 @@ def find_device(name: str | None) -> str:
     if name is None:
         return default_device()
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # "meta" has tensors without values
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch's builds raise for it
         raise UserError(f"device: '{name}' is not there ({reason(error)}); use cpu or cuda") from error
     return name

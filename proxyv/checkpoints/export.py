@@ -8,6 +8,7 @@ The card says that loading needs proxyv installed.
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def export(model: str | Path, target: str | Path, *, hub_name: str | None = None
 
     Raises UserError where there is no complete model, or its weights do not fit its configuration.
     """
+    if hub_name is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_name, re.ASCII):
+        raise UserError(f"hub_name: {hub_name!r} is no name on the hub; write it as owner/name")
     folder, target = find_model(model), Path(target)
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise UserError(f"{target}: is not empty; name another folder to write")

@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if rest and not args.overridable:
             raise UserError(f"unknown option '{rest[0]}'; see `proxyv {args.command} --help`")
+        _refuse_empty(args)
         args.overrides = parse_overrides(rest)
         with stop_at_once(), writing("output"):
             args.run(args)
@@ -87,6 +88,14 @@ def _add_common(sub: argparse.ArgumentParser, command: Command) -> None:
     if command.PRINTS_FIGURES:
         sub.add_argument("--json", action="store_true", default=False, help="print figures as JSON")
     command.add_options(sub)
+
+
+def _refuse_empty(args: argparse.Namespace) -> None:
+    """Raise UserError for an empty option or argument, as a shell's unset variable leaves it: it would read as one that
+    was left out, or as the working folder. A question may be empty."""
+    for name, value in vars(args).items():
+        if name != "prompt" and (value == "" or (isinstance(value, list | tuple) and "" in value)):
+            raise UserError(f"{name}: is empty; give a value, or leave the option out")
 
 
 def parse_overrides(rest: Sequence[str]) -> list[str]:

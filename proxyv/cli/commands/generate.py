@@ -28,6 +28,10 @@ def run(args: argparse.Namespace) -> None:
     from proxyv.data.images import BadImageError, open_image
     from proxyv.evaluation.answers import answer
 
+    if args.max_new_tokens < 1:
+        raise UserError(f"--max_new_tokens: {args.max_new_tokens} is too small; use 1 or more")
+    if any("\ud800" <= character <= "\udfff" for character in args.prompt):  # what argv makes of other bytes
+        raise UserError("--prompt: holds bytes that are not UTF-8 text; write it in the terminal's encoding")
     try:
         images = [open_image(Path(path)) for path in args.image]
     except BadImageError as error:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from proxyv.cli import main
+from proxyv.environment import find_device
 from proxyv.errors import UserError
 from proxyv.evaluation.answers import answer
 from proxyv.train.settings import check_stage
@@ -114,3 +115,35 @@ def test_a_path_that_the_system_refuses_ends_in_one_line(path, capsys):
         main(["generate", path, "--prompt", "a"])
     shown = capsys.readouterr().err
     assert stop.value.code == 2 and shown.count("\n") == 1 and shown.startswith("proxyv generate: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["generate", "m", "--prompt", "a", "--max_new_tokens", "0"],
+            "--max_new_tokens: 0 is too small; use 1 or more",
+        ),
+        (["generate", "m", "--prompt", "\udcff"], "--prompt: holds bytes that are not UTF-8 text"),
+        (["generate", "", "--prompt", "a"], "model: is empty; give a value, or leave the option out"),
+        (["eval", "m", "--output", ""], "output: is empty"),
+        (["eval", "m", "--suite="], "suite: is empty"),
+        (["report", "m", ""], "paths: is empty"),
+        (["sweep", "r.yaml", "--do", ""], "do: is empty"),
+        (
+            ["export", "m", "t", "--hub-name", "noslash"],
+            "hub_name: 'noslash' is no name on the hub; write it as owner/",
+        ),
+        (["export", "m", "t", "--hub-name", "a/b\nc"], "hub_name: 'a/b\\nc' is no name"),
+    ],
+)
+def test_words_that_cannot_be_meant_are_refused(words, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and shown.count("\n") == 1 and said in shown
+
+
+def test_a_device_without_values_is_refused():
+    with pytest.raises(UserError, match="device: 'meta' is not there"):
+        find_device("meta")
