@@ -18,10 +18,10 @@ class UserError(ValueError):
     """
 
     def __str__(self) -> str:
-        return shorten(" ".join(self.message().split()), LONGEST_LINE)
+        return shorten(" ".join(self.raised().split()), LONGEST_LINE)
 
-    def message(self) -> str:
-        """What is wrong, as it was raised."""
+    def raised(self) -> str:
+        """What is wrong, as it was raised. (torch gives an error's class with a `message` other arguments.)"""
         return super().__str__()
 
 
@@ -33,7 +33,7 @@ class FieldError(UserError):
         super().__init__(field, problem, section)
         self.field, self.problem, self.section = field, problem, section
 
-    def message(self) -> str:
+    def raised(self) -> str:
         """The field with its section, and what is wrong with it."""
         return f"{self.section}.{self.field}: {self.problem}"
 

@@ -42,7 +42,7 @@ COLUMNS = ("llm", "method", "start_layer", "ours", "published", "difference", "a
 
 
 @dataclass(frozen=True)
-class Count:
+class CountedPair:
     """Decoder FLOPs of a method and of the same LLM without any."""
 
     method: Prefill
@@ -141,9 +141,9 @@ def explain(row: Mapping[str, Any]) -> str | None:
     return f"not explained; the nearest count is {nearest}: {recounts[nearest]:.1f}"
 
 
-def _count(llm: str, recipe: Recipe, family: str | None = None) -> Count:
+def _count(llm: str, recipe: Recipe, family: str | None = None) -> CountedPair:
     """A recipe beside the same LLM without a method; `family` gives the LLM another family's projections."""
-    return Count(_prefill(recipe, family), _full(llm, family))
+    return CountedPair(_prefill(recipe, family), _full(llm, family))
 
 
 @cache
@@ -156,6 +156,7 @@ def _prefill(recipe: Recipe, family: str | None) -> Prefill:
     if family is not None:
         theta = config["rope_parameters"]["rope_theta"]
         config |= {"model_type": family, "rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+        config.pop("original_max_position_embeddings", None)
     if family == "phi3":
         config["original_max_position_embeddings"] = config["max_position_embeddings"]
     # Only decoder FLOPs are read here, which a shallower tower leaves as they are.

@@ -117,7 +117,8 @@ class StageTrainer(Trainer):
         try:
             batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         except UserError as error:  # from a worker process it comes with that process's traceback
-            raise UserError(str(error).strip().splitlines()[-1].removeprefix("proxyv.errors.UserError: ")) from error
+            last = error.raised().strip().splitlines()[-1]
+            raise UserError(last.removeprefix("proxyv.errors.UserError: ")) from error
         self.progress.waited += time.perf_counter() - before
         for batch in batches:
             self.progress.add(batch)

@@ -42,7 +42,7 @@ def fails(capsys, *arguments):
             ("--stages.pretrain.learning_rat=1",),
             "unknown key 'stages.pretrain.learning_rat'; did you mean 'learning_rate'?",
         ),
-        (("--stages.pretrain.max_length", "long"), "field 'stages.pretrain.max_length'"),
+        (("--stages.pretrain.max_length", "long"), "stages.pretrain.max_length: must be an integer, found 'long'"),
         (("--method.start_layer", "32"), "method.start_layer: 32 is not a layer of the LLM; use 0 to 31"),
         (("--method.downsample", "5"), "method.downsample: 5 does not divide the 24 × 24"),
         (("--method.name", "proxi"), "unknown method.name 'proxi'; did you mean 'proxyv'?"),

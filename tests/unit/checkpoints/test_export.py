@@ -82,7 +82,9 @@ def test_model_card(tmp_path, run_folder):
     assert list(front.base_model) == ["someone/an-llm"]  # the tower is a folder of this machine
     assert 'from_pretrained("me/tiny")' in card
     assert "| Reading (accuracy) |" in card and "61.2" in card
-    assert "**finetune**: trains projector, method on pages; learning rate 0.001, batch 1, 7 steps" in card
+    assert (
+        "**finetune**: trains projector, method on pages; learning rate 0.001, batch 1 of each process, 7 steps" in card
+    )
     assert "vLLM" in card and "install the `proxyv` package" in card
     assert str(tmp_path) not in card
     assert "someone/an-llm" in (tmp_path / "hub" / "LICENSE").read_text()

@@ -19,6 +19,14 @@ ENDINGS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground():
+    """What a shell starts in the background ignores Ctrl-C; here it arrives."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_every_command_ends_in_one_line(monkeypatch, capsys, ending):
     happens, code, message = ENDINGS[ending]

@@ -94,7 +94,7 @@ def test_training_runs_every_pass_of_the_first():
         (VISIONZIP, PROXYV, "method.inside_llm: 'proxyv' needs a grid"),
         ({"name": "visionzp"}, FULL, "unknown method.before_llm.name 'visionzp'; did you mean 'visionzip'"),
         ({**VISIONZIP, "tokens": 3}, FULL, "unknown key 'method.before_llm.tokens'"),
-        ({**VISIONZIP, "dominant": 0}, FULL, "method.before_llm.dominant: 0"),
+        ({**VISIONZIP, "dominant": 0}, FULL, "method.before_llm.dominant: must be at least 1, found 0"),
         (VISIONZIP, {**PROXYV_NS, "queries": 9}, "method.inside_llm.queries: 9 .* the 8 vision tokens"),
         (
             {"name": "m3", "scales": [1, 16], "scale": 16},
