@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from proxyv.errors import UserError
+
 Value = TypeVar("Value")
 
 
@@ -18,12 +20,20 @@ def is_main() -> bool:
 
 def rank() -> int:
     """This process's number, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0)
 
 
 def world_size() -> int:
     """Number of processes."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
+
+
+def _number(variable: str, alone: int) -> int:
+    """What a launcher has put into a variable; `alone` without one. Raises UserError for anything but a number."""
+    value = os.environ.get(variable, str(alone))
+    if not value.isdecimal():
+        raise UserError(f"{variable}: the environment has {value!r}, no number; unset it, or start by torchrun")
+    return int(value)
 
 
 def connect() -> None:

@@ -11,6 +11,7 @@ from transformers import LlamaConfig
 from proxyv.config import StageSpec
 from proxyv.errors import UserError
 from proxyv.files import CHECKOUT
+from proxyv.processes import world_size
 from proxyv.train.optimizer import MuonAdamW, make_optimizer
 from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
 from proxyv.train.settings import accumulation, check_stage, global_batch, training_arguments
@@ -128,6 +129,12 @@ def test_muon_needs_a_torch_that_has_it(monkeypatch):
 def test_wrong_fields_are_named(tmp_path, fields, message):
     with pytest.raises(UserError, match=message):
         check_stage(page_recipe(tmp_path, s=stage(["text"], **fields)), "s")
+
+
+def test_a_launcher_variable_that_is_no_number_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UserError, match="^WORLD_SIZE: the environment has 'two', no number"):
+        world_size()
 
 
 def test_global_batch_is_micro_batches_times_processes(monkeypatch):
