@@ -84,8 +84,11 @@ def _answer_files(path: Path) -> list[Path]:
 
 def _read(answers: Path, benchmarks_dir: str | Path | None) -> StoredResult:
     result = _read_kind(answers.with_suffix(".json"), "benchmark", RESULT_FIELDS)
-    if not read_answers(answers):
+    found, planned = len(read_answers(answers)), result["planned_samples"]
+    if not found:
         raise UserError(f"{answers}: holds no answers; run the evaluation again")
+    if found > planned or (result.get("complete") and found < planned):
+        raise UserError(f"{answers}: holds {found} answers to {planned} samples; run the evaluation again")
     return StoredResult(answers, result, load_benchmark(result["benchmark"], benchmarks_dir))
 
 

@@ -150,6 +150,7 @@ def spoil(toy, name, old, new):
         (("toy_too.jsonl", '{"index": 0', '{{"index": 0'), "line 1 is damaged"),
         (("toy_too.jsonl", '"sort"', '"kind"'), "column 'sort' was not kept; evaluate toy_too again"),
         (("toy_too.json", '"kind": "benchmark"', '"kind": "times"'), "toy_too.json: is no result of a benchmark"),
+        (("toy_too.json", '"planned_samples": ', '"planned_samples": 1'), "samples; run the evaluation again"),
         (("toy_too.json", '"kind"', '{"kind"'), "toy_too.json: not valid JSON"),
         (("toy_too.json", '"benchmark": "toy_too"', '"benchmark": "tois"'), "unknown benchmark 'tois'"),
         (("suite-toys.json", '"suite": "toys"', '"suite": "games"'), "unknown suite 'games'"),
