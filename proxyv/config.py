@@ -7,7 +7,6 @@ value outside the domain that a field's type states (proxyv/domains.py). `${…}
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -277,8 +276,7 @@ def _forget_renamed(base: DictConfig, top: DictConfig, keys: Sequence[str], name
 
 def _merge(base: DictConfig, top: DictConfig) -> DictConfig:
     """Merge `top` over `base`; a `method` with another name replaces the whole method, and so does one inside it, and
-    the `config` of an LLM or a tower with another `model_type`."""
-    base = copy.deepcopy(base)
+    the `config` of an LLM or a tower with another `model_type`. Nobody else may need `base`, which is changed."""
     _forget_renamed(base, top, ["method"], "name")
     for part in ("llm", "vision"):
         if isinstance(base.get(part), DictConfig) and isinstance(top.get(part), DictConfig):

@@ -39,6 +39,8 @@ def read_json(path: Path, remedy: str = MAKE_AGAIN) -> dict[str, Any]:
         raise UserError(f"{path}: no such file; run the evaluation first or fix the path")
     try:
         value = parse_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({reason(error)}); {remedy}") from error
     if not isinstance(value, dict):

@@ -11,6 +11,7 @@ import torch
 from proxyv.errors import UserError
 
 Value = TypeVar("Value")
+_LAUNCHER = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what each process is told beside their number
 
 
 def is_main() -> bool:
@@ -37,9 +38,20 @@ def _number(variable: str, alone: int) -> int:
 
 
 def connect() -> None:
-    """Join the other processes, so that `wait` works before the first Trainer exists."""
+    """Join the other processes, so that `wait` works before the first Trainer exists.
+
+    Raises UserError where a launcher's variables are not whole.
+    """
     if world_size() > 1:
         from accelerate import PartialState
+
+        missing = [name for name in _LAUNCHER if name not in os.environ]
+        if missing or not max(rank(), _number("LOCAL_RANK", 0)) < world_size():
+            raise UserError(
+                f"WORLD_SIZE: the environment has {world_size()}, but "
+                f"{f'no {missing[0]}' if missing else 'RANK or LOCAL_RANK is not below it'}; start by torchrun, or "
+                "unset it"
+            )
 
         PartialState(cpu=not torch.cuda.is_available())
 

@@ -26,6 +26,7 @@ from proxyv import processes
 from proxyv.checkpoints.load import load_for_evaluation
 from proxyv.checkpoints.run_folder import RECIPE, recipe_change
 from proxyv.config import Recipe, load_recipe, save_recipe
+from proxyv.environment import find_device
 from proxyv.errors import UserError, naming, suggest
 from proxyv.evaluation import check_suite, evaluate_suite, load_suite
 from proxyv.experiments.shared_stages import own_recipe, shared_recipe
@@ -87,6 +88,7 @@ def sweep(
     recipes = load_recipes(paths, overrides)
     if "eval" in do:
         check_evaluation(recipes, batch_size)
+        find_device(device)
     foundation = shared_recipe(recipes, shared, SHARED) if shared else None
     running = _Sweep(Path(output), recipes, foundation, tuple(do), batch_size, device)
     processes.connect()

@@ -7,6 +7,7 @@ Which layers get one follows from `model.module_group`: the linear layers of the
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
@@ -29,7 +30,8 @@ def adapt(model: ProxyVForConditionalGeneration, spec: StageSpec, stage: str, st
         start: folder that holds the model as it is now. None: nobody has it yet, and it is kept in `folder`/base,
             because an adapter is worth nothing without its base.
 
-    Raises UserError where a target fits no layer, or adapters lie on a group that is not in the stage's `train`.
+    Raises UserError where a target fits no layer, adapters lie on a group that is not in the stage's `train`, or their
+    rank is above that of any layer.
     """
     if spec.lora is None:
         return
@@ -38,6 +40,10 @@ def adapt(model: ProxyVForConditionalGeneration, spec: StageSpec, stage: str, st
     targets = find_targets(model, spec.lora, stage)
     for group in sorted({model.module_group(name) for name in targets} - set(spec.train)):
         raise UserError(f"stages.{stage}.train: lora puts adapters on '{group}'; add it, or change lora.targets")
+    layers = [cast(nn.Linear, model.get_submodule(name)) for name in targets]
+    widest = max(min(layer.in_features, layer.out_features) for layer in layers)
+    if (rank := spec.lora.rank) > widest:
+        raise UserError(f"stages.{stage}.lora.rank: {rank} is above the {widest} of the widest layer; lower it")
     config = LoraConfig(
         r=spec.lora.rank,
         lora_alpha=spec.lora.alpha,

@@ -32,7 +32,7 @@ WAYS = {  # the shipped file, and what changes in it; None: each process has all
 # whose gradients ZeRO-3 exchanges in another way.
 FEW = {
     "proxyv": ["ddp", "zero2", "zero3"],
-    "combination": ["zero2-small", "zero3-small"],
+    "combination": ["zero2-small"],
     "m3": ["zero3-small"],
 }
 # They draw in training, and two processes draw other numbers than one: those that shard must equal those that do not.
@@ -96,10 +96,10 @@ def runs(tmp_path_factory, pytestconfig):
     ones = {name: replace(page_recipe(folder, method_fields(name), mixed=mixed(steps)), name=name) for name in cases}
     ones["proxyv"].stages["adapter"] = mixed(2, train=["projector", "newline", "method"])
     pairs = [(ones[name], on_two(ones[name], way, folder)) for way in WAYS for name in cases if way in cases[name]]
-    resumed = [(two, cut(two)) for one, two in pairs if one.name == "proxyv" and not two.name.endswith("small")]
+    resumed = [(two, cut(two)) for _, two in pairs if two.name in ("proxyv-zero2", "proxyv-zero3")]
     # What text needs no image for, and what is frozen but sharded; and layers that run again for their gradients.
     llm = replace(page_recipe(folder, {"name": "full"}, mixed=mixed(steps, train=["llm"])), name="llm")
-    pairs += [(llm, on_two(llm, way, folder)) for way in ("zero2-small", "zero3-small")]
+    pairs.append((llm, on_two(llm, "zero3-small", folder)))
     again = on_two(ones["proxyv"], "zero3-small", folder, "-checkpointing")
     checkpointing = {"mixed": replace(again.stages["mixed"], gradient_checkpointing=True)}
     pairs.append((ones["proxyv"], replace(again, stages=checkpointing)))
@@ -132,7 +132,7 @@ def test_two_processes_end_with_the_weights_of_one(runs):
 
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(runs):
     folder, _, resumed = runs
-    assert len(resumed) == 3
+    assert len(resumed) == 2
     for whole, broken in resumed:
         for name in whole.stages:
             assert figures(folder / broken.name, name) == figures(folder / whole.name, name)

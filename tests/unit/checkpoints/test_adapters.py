@@ -69,12 +69,12 @@ def test_missing_peft_is_said_in_one_line(tmp_path, monkeypatch):
         train(page_recipe(tmp_path, s=lora_stage()))
 
 
-def adapted(targets=("all-linear",), train_groups=(*OURS, "llm"), family="llama"):
+def adapted(targets=("all-linear",), train_groups=(*OURS, "llm"), family="llama", rank=None):
     """A tiny model with adapters, its stage, and the names of the layers that have one."""
     pytest.importorskip("peft")
     model, _ = tiny_model(family, method=PROXYV)
     spec = lora_stage(train=train_groups)
-    spec.lora.targets = list(targets)
+    spec.lora.targets, spec.lora.rank = list(targets), rank or spec.lora.rank
     adapt(model, spec, "s", "somewhere", "anywhere")
     return model, spec, {name.split(".lora_")[0] for name in adapter_parameters(model)}
 
@@ -103,6 +103,8 @@ def test_targets_by_name_mean_the_llm_and_other_groups_only_by_theirs():
         adapted(["lm_head"])
     with pytest.raises(UserError, match="stages.s.train: lora puts adapters on 'llm'; add it"):
         adapted(train_groups=OURS)
+    with pytest.raises(UserError, match="stages.s.lora.rank: 1000 is above the .* lower it"):
+        adapted(rank=1000)
 
 
 def test_adapted_groups_train_through_adapters_alone_and_the_table_says_so():

@@ -208,6 +208,7 @@ def test_a_training_free_recipe_is_evaluated_from_its_start(tmp_path):
         (dict(do=["trian"]), "do: 'trian' is no step; did you mean 'train'"),
         (dict(seeds=[1, 1]), "seeds: 1 1 given; name each seed once"),
         (dict(batch_size=0), "batch_size: 0 is too small"),
+        (dict(device="gpu"), "device: 'gpu' is not there"),
         (dict(overrides=["seed=3"]), "seed: a sweep sets it itself, by --seeds"),
         (dict(overrides=["suite=null"]), "one: suite: the recipe names none; add --suite NAME"),
         (dict(overrides=["method.start_layr=1"]), "one.yaml: unknown key 'method.start_layr'"),

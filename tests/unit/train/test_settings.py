@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 from proxyv.config import StageSpec
 from proxyv.errors import UserError
 from proxyv.files import CHECKOUT
-from proxyv.processes import world_size
+from proxyv.processes import connect, world_size
 from proxyv.train.optimizer import MuonAdamW, make_optimizer
 from proxyv.train.parameters import inner_matrices, parameter_groups, parameter_table, set_trainable, show_table
 from proxyv.train.settings import accumulation, check_stage, global_batch, training_arguments
@@ -135,6 +135,18 @@ def test_a_launcher_variable_that_is_no_number_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UserError, match="^WORLD_SIZE: the environment has 'two', no number"):
         world_size()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [({}, "no RANK"), ({"RANK": "5"}, "RANK or LOCAL_RANK is not below"), ({"LOCAL_RANK": "x"}, "no number")],
+)
+def test_half_a_launcher_is_refused(monkeypatch, variables, message):
+    whole = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", **variables}
+    for name, value in (whole if variables else {}).items() | {("WORLD_SIZE", "2")}:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        connect()
 
 
 def test_global_batch_is_micro_batches_times_processes(monkeypatch):
