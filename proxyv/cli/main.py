@@ -43,19 +43,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.overrides = parse_overrides(rest)
         with stop_at_once(), writing("output"):
             args.run(args)
-    except UserError as error:
-        stop(f"proxyv {args.command}", str(error))
-    except OSError as error:
-        if error.filename is None:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
+        ending = _ending(error)
+        if ending is None:
             raise
-        stop(
-            f"proxyv {args.command}",
-            f"{shorten(str(error.filename), 200)}: {error.strerror}; fix the path or its rights",
-        )
-    except Stopped as stopped:
-        stop(f"proxyv {args.command}", str(stopped), REQUEUE)
-    except KeyboardInterrupt:
-        stop(f"proxyv {args.command}", "interrupted", INTERRUPTED)
+        stop(f"proxyv {args.command}", *ending)
+
+
+def _ending(error: BaseException) -> tuple[str, int] | None:
+    """The message and exit code of an error; None for one that is a mistake of ours."""
+    above: BaseException | None = error
+    while above is not None:  # a signal may come while a library is at work, which then fails in its own way
+        if isinstance(above, Stopped):
+            return str(above), REQUEUE
+        if isinstance(above, KeyboardInterrupt):
+            return "interrupted", INTERRUPTED
+        above = above.__cause__ or above.__context__
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{shorten(str(error.filename), 200)}: {error.strerror}; fix the path or its rights", 2
+    return (str(error), 2) if isinstance(error, UserError) else None
 
 
 def stop(prefix: str, message: str, code: int = 2) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import Benchmark, load_benchmark, load_suite
 from proxyv.evaluation.runner import answers_lock
-from proxyv.evaluation.scoring import read_answers, rescore, summarize_suite, table_fields
+from proxyv.evaluation.scoring import SUMMARIZED, read_answers, rescore, summarize_suite, table_fields
 from proxyv.files import read_json, write_json
 from proxyv.locks import only_process
 from proxyv.results.check import checked
@@ -121,7 +121,8 @@ def _suites(
         files = {name: path.with_name(f"{name}.json") for name in suite.benchmarks}
         parts = {name: results.get(name) or (read_json(file) if file.is_file() else {}) for name, file in files.items()}
         if all(part.get("complete") for part in parts.values()):
-            found.append((path, before, summarize_suite(suite, cast("dict[str, BenchmarkResult]", parts))))
+            whole = {name: checked(part, BenchmarkResult, files[name], SUMMARIZED) for name, part in parts.items()}
+            found.append((path, before, summarize_suite(suite, whole)))
     return found
 
 

@@ -52,6 +52,13 @@ def summarize(records: Sequence[AnswerRecord], benchmark: Benchmark) -> ScoreSum
     }
 
 
+# What a suite's summary takes from its benchmarks' results.
+SUMMARIZED = (
+    *("title", "main", "main_score", "scale", "num_samples", "scores", "benchmark_definition", "wall_seconds", "model"),
+    *("seed", "limit", "batch_size", "recipe", "environment", "metrics_version", "created"),
+)
+
+
 def summarize_suite(suite: Suite, results: Mapping[str, BenchmarkResult]) -> SuiteResult:
     """A suite's score from its benchmarks' results: the mean of its terms."""
     terms: list[TermValue] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def check_stage(recipe: Recipe, stage: str) -> None:
 
 def _check_deepspeed(file: str, field: str) -> None:
     """Raise UserError where the file or the package is missing."""
-    if not Path(file).is_file():
+    if not os.path.isfile(file):  # unlike Path's, for names of any length
         raise UserError(f"{field}: {file} does not exist; start in the repository's root")
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(f"{field}: not installed; `pip install deepspeed`, or set the field to null")

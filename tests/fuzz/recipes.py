@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from proxyv.config import Recipe, load_recipe, save_recipe
 from proxyv.model.build import build_config, build_model, build_processor
+from proxyv.model.registry import make_method
 from proxyv.train.settings import check_stage
 from tests.conftest import REPO
 from tests.fuzz.nasty import NASTY, Change, Damage, changes, damages, places, to_json
@@ -62,6 +63,7 @@ def use(recipe: Recipe, folder: Path, build: bool) -> None:
     assert asdict(load_recipe(folder / "again.yaml")) == asdict(recipe), "reads back as another recipe"
     for stage in recipe.stages:
         check_stage(recipe, stage)
+    make_method(recipe.method, section="method")
     build_config(recipe)
     if build:
         processor = build_processor(recipe)

@@ -10,13 +10,26 @@ import pytest
 
 from proxyv.cli import main
 from proxyv.cli.commands import COMMANDS, command_name
+from proxyv.errors import UserError
 
 ENDINGS = {
+    "Ctrl-C in a library": (lambda: fail_when_interrupted(), 130, "interrupted"),
     "Ctrl-C": (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "interrupted"),
     "SIGTERM": (lambda: os.kill(os.getpid(), signal.SIGTERM), 75, "ended by SIGTERM"),
     "SIGUSR1": (lambda: os.kill(os.getpid(), signal.SIGUSR1), 75, "ended by SIGUSR1"),
     "full disk": (lambda: Path("/dev/full").write_text("x"), 2, "No space left on device"),
 }
+
+
+def fail_when_interrupted():
+    """As OmegaConf does, whose cleaning up fails in an object that is half made."""
+    try:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            None.flags  # noqa: B018
+    except AttributeError as error:
+        raise UserError("recipe.yaml: not valid YAML") from error
 
 
 @pytest.fixture(autouse=True)

@@ -100,6 +100,16 @@ def test_rescore_by_the_same_benchmarks_changes_no_file(toy, capsys):
     assert contents(toy / "eval") == before
 
 
+def test_rescore_refuses_a_result_without_what_its_suite_needs(toy, capsys):
+    evaluate(toy, capsys)
+    result = json.loads((toy / "eval/toy.json").read_text())
+    del result["environment"]
+    (toy / "eval/toy.json").write_text(json.dumps(result))
+    with pytest.raises(SystemExit):
+        rescore(toy, capsys)
+    assert "toy.json: field 'environment' is missing; make the file again" in capsys.readouterr().err
+
+
 def test_rescore_after_a_change_writes_answers_results_and_suite(toy, capsys):
     evaluate(toy, capsys)
     before = contents(toy / "eval")

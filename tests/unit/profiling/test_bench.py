@@ -360,7 +360,7 @@ TINY = {
 def run_script(repo, name, *options):
     environment = {**os.environ, "PROXYV_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     shape = [word for part, fields in TINY.items() for key, n in fields.items() for word in (f"--{part}.{key}", str(n))]
-    quick = ["--device", "cpu", "--dtype", "float32", "--crops", "1", "--repeats", "1", "--splits", "2"]
+    quick = ["--device", "cpu", "--dtype", "float32", "--crops", "1", "--repeats", "2", "--splits", "2"]
     command = ["bash", f"scripts/{name}", *shape, *quick, "--warmup", "0", "--new_tokens", "1", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, cwd=repo)
     assert done.returncode == 0, done.stderr[-2000:]
