@@ -22,6 +22,8 @@ from proxyv.model.sub_configs import sub_config
 
 # Sizes and numbers of things in any model, by the ends of their names: at least 1 of each.
 _SIZES = ("_size", "_layers", "_heads", "_embeddings", "_channels", "head_dim", "_rank")
+# Those that no model can make out of the others: never null.
+_NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "patch_size")
 # Older spellings that transformers still takes.
 _OLDER = ("rope_theta", "rope_scaling", "partial_rotary_factor", "torch_dtype")
 
@@ -90,7 +92,7 @@ def _check(field: str, name: str, value: Any, standard: PreTrainedConfig) -> Non
     if name in ("rope_parameters", "rope_scaling"):
         _check_rotary(field, value)
     default = getattr(standard, name, None)
-    if value is None or name.endswith("token_id") or default is None:
+    if name.endswith("token_id") or default is None or (value is None and name not in _NEEDED):
         return
     if isinstance(default, bool):
         _require(isinstance(value, bool), field, "true or false", value)

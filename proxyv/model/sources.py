@@ -25,6 +25,7 @@ from proxyv.files import read_json
 
 # Files in which a folder may name code of its own, by the key "auto_map".
 _SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+_UNKNOWN = "\ue000"  # of the private use area
 _PATIENCE = 10  # seconds that the hub may take to answer at all
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 CONVERT = "pickled weights: proxyv convert SOURCE NEW_FOLDER"
@@ -104,6 +105,7 @@ def load_tokenizer(source: str | Path, field: str, **options: Any) -> PreTrained
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, **{**options, "trust_remote_code": False}
         )
+        tokenizer(_UNKNOWN, add_special_tokens=False)  # some damage shows at a character that is in no vocabulary
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, (int, float)):  # compared only when a text is tokenised
         raise UserError(

@@ -73,6 +73,7 @@ def test_an_llm_that_cannot_be_is_named_by_its_field(field, value, said):
     [
         ({"image_size": 7}, "vision.config.image_size: must be one number, patch_size or more, found 7"),
         ({"image_size": [56, 56]}, "vision.config.image_size: must be a whole number"),
+        ({"patch_size": None}, "vision.config.patch_size: must be a whole number, at least 1, found None"),
         ({"patch_size": 0}, "vision.config.patch_size: must be a whole number, at least 1, found 0"),
         ({"num_channels": 1}, "vision.config.num_channels: images have 3, found 1"),
         ({"hidden_size": 33}, "vision.config.num_attention_heads: 2 does not divide hidden_size 33"),

@@ -11,6 +11,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from proxyv.checkpoints.load import load_for_evaluation
 from proxyv.convert import convert
@@ -127,6 +130,13 @@ def test_a_path_that_is_not_there_is_never_sent_to_the_hub(monkeypatch, path):
     monkeypatch.setattr("socket.socket.connect", lambda *words: pytest.fail("asked the network"))
     with pytest.raises(UserError, match="^llm.tokenizer: there is no folder"):
         load_tokenizer(path, "llm.tokenizer")
+
+
+def test_a_tokenizer_that_fails_at_unknown_characters_is_damaged(tmp_path):
+    words = Tokenizer(WordLevel({"a": 0}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="llm.tokenizer: .* cannot be read .*UNK.*; give the folder or hub id"):
+        load_tokenizer(tmp_path, "llm.tokenizer")
 
 
 @pytest.fixture
