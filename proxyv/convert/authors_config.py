@@ -68,11 +68,25 @@ def _method(their_config: Mapping[str, Any], weights: Tensors) -> dict[str, Any]
     return {"name": "proxyv", **shared, "downsample": their_config["proxyv_reduce_factor"]}
 
 
+def _needed(their_config: Mapping[str, Any]) -> dict[str, type]:
+    """Fields that are taken as they stand, and their types."""
+    optional = {"mm_vision_tower": str, "mm_vision_select_layer": int}
+    needed = {key: type_ for key, type_ in optional.items() if their_config.get(key) is not None}
+    if their_config.get("proxyv", False):
+        needed |= {"hidden_size": int, "proxyv_start_layer": int}
+        needed |= {} if their_config.get("learn_proxy", False) else {"proxyv_reduce_factor": int}
+    return needed
+
+
 def check_supported(source: Path, their_config: Mapping[str, Any]) -> None:
     """Raise UserError for settings that have no counterpart here."""
     file, kind = source / "config.json", their_config.get("model_type")
     if kind not in MODEL_TYPES:
         raise UserError(f"{file}: model_type '{kind}' is none of {', '.join(MODEL_TYPES)}")
+    for key, type_ in _needed(their_config).items():
+        value = their_config.get(key)
+        if not isinstance(value, type_) or isinstance(value, bool):
+            raise UserError(f"{file}: {key}: must be of type {type_.__name__}, found {value!r:.60}; copy it again")
     for key, only in (("mm_projector_type", "mlp2x_gelu"), ("mm_vision_select_feature", "patch")):
         if their_config.get(key, only) != only:
             raise UserError(f"{file}: {key} '{their_config[key]}' is not supported, only '{only}'")

@@ -350,6 +350,11 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(tmp_path, capsys):
         ({"model_type": "bert"}, "model_type 'bert' cannot be converted; supported are"),
         ({}, "model_type 'None' cannot be converted"),
         ({"model_type": "proxyv"}, "model_type 'proxyv' cannot be converted"),
+        ({"model_type": "llava_llama", "mm_vision_tower": 3.5}, "mm_vision_tower: must be of type str, found 3.5"),
+        (
+            {"model_type": "llava_llama", "proxyv": True, "hidden_size": 32},
+            "proxyv_start_layer: must be of type int, found None",
+        ),
         ({"model_type": "llava_llama", "mm_projector_type": "linear"}, "mm_projector_type 'linear' is not supported"),
         ({"model_type": "internlm2", "bias": True}, "bias: true"),
     ],
