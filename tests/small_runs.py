@@ -8,6 +8,14 @@ from tests.tiny import METHODS, random_image, tiny_recipe
 
 ALL_GROUPS = ["tower", "projector", "newline", "method", "llm"]
 PROXYV = METHODS[1]
+# Two benchmarks of rendered pages and their mean.
+SUITE = """
+name: two
+title: Two
+benchmarks: [synthetic_docvqa, synthetic_chartqa]
+score_name: mean ANLS
+terms: [{benchmark: synthetic_docvqa, score: anls, scale: 100}, {benchmark: synthetic_chartqa, score: anls, scale: 100}]
+"""
 
 
 def stage(data, **fields):

@@ -34,6 +34,15 @@ SPECIAL = {
     "smollm3": {"no_rope_layer_interval": 2},
 }
 CAPPED = ("gemma2",)  # their scores are capped, which sdpa cannot do
+# A tower of 4 × 4 patches a crop, whatever its kind.
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 56,
+    "patch_size": 14,
+}
 
 
 def tiny_recipe(family="llama", method=None, **fields):
@@ -54,15 +63,7 @@ def tiny_recipe(family="llama", method=None, **fields):
         "initializer_range": 0.2,
         **SPECIAL.get(family, {}),
     }
-    tower = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "image_size": 56,
-        "patch_size": 14,
-    }
+    tower = {"model_type": "clip_vision_model", **TOWER}
     return Recipe(
         name="tiny",
         llm=LLMSpec(config=text, tokenizer="characters", chat_template="characters"),

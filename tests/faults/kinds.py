@@ -17,15 +17,8 @@ from safetensors import safe_open
 from proxyv.config import LoRASpec, save_recipe
 from proxyv.files import CHECKOUT
 from tests.faults.forks import Group, cpu_seconds
-from tests.small_runs import VARYING, page_recipe, stage
+from tests.small_runs import SUITE, VARYING, page_recipe, stage
 
-SUITE = """
-name: two
-title: Two
-benchmarks: [synthetic_docvqa, synthetic_chartqa]
-score_name: mean ANLS
-terms: [{benchmark: synthetic_docvqa, score: anls, scale: 100}, {benchmark: synthetic_chartqa, score: anls, scale: 100}]
-"""
 # Times and what follows from them, and how often a run was interrupted.
 PASSING = {*VARYING, "seconds", "wall_seconds", "created", "resumed_after", "batch_sizes", "legs"}
 PASSING |= {"environment", "environments"}  # the commit may change meanwhile

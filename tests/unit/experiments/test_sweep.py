@@ -15,17 +15,10 @@ from proxyv.experiments.sweep_results import failures, sweep_table
 from proxyv.locks import only_process
 from proxyv.report.make import write_into
 from proxyv.train.trainer import StageTrainer
-from tests.small_runs import PROXYV, page_recipe, stage
+from tests.small_runs import PROXYV, SUITE, page_recipe, stage
 
 FULL = {"name": "full"}
 BROKEN = {"name": "proxyv", "start_layer": 9}  # of three layers: shows when the model is built
-SUITE = """
-name: two
-title: Two
-benchmarks: [synthetic_docvqa, synthetic_chartqa]
-score_name: mean ANLS
-terms: [{benchmark: synthetic_docvqa, score: anls, scale: 100}, {benchmark: synthetic_chartqa, score: anls, scale: 100}]
-"""
 
 
 @pytest.fixture(autouse=True)

@@ -18,17 +18,9 @@ from proxyv.model.chat_tokens import check_control_tokens, fitting_template
 from proxyv.model.normalisation import CLIP_MEAN, CLIP_STD
 from proxyv.model.registry import settle_recipe
 from proxyv.model.templates import chat_template
-from tests.tiny import random_image, tiny_recipe
+from tests.tiny import TOWER, random_image, tiny_recipe
 
 CLIP = CHECKOUT / "tests" / "parity" / "golden" / "clip112"
-TOWER = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 56,
-    "patch_size": 14,
-}
 
 
 def refused(change):
