@@ -98,8 +98,7 @@ def writing(what: Path | str) -> Iterator[None]:
     except Exception as error:  # safetensors and torch have no class for it that one could name
         if getattr(error, "errno", None) not in _FULL and not _FULL_IN_WORDS.search(str(error)):
             raise
-        reason = " ".join(str(error).split())
-        raise UserError(f"{what}: the disk takes no more ({reason}); free some space, then go on") from error
+        raise UserError(f"{what}: the disk takes no more ({error}); free some space, then go on") from error
 
 
 def sync(path: Path) -> None:

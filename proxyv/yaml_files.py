@@ -36,7 +36,7 @@ def read_yaml(path: str | Path) -> DictConfig:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except Exception as error:  # the YAML library has several error classes, none of them public
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: not valid YAML: {error}") from error
     return cast(DictConfig, loaded)
 
 

@@ -81,9 +81,7 @@ def _load_part(model: ProxyVForConditionalGeneration, part: str, source: str | N
     try:
         result = module.load_state_dict(loaded.state_dict(), strict=False)
     except RuntimeError as error:  # shapes
-        raise UserError(
-            f"{field}: '{source}' does not fit the configuration: {' '.join(str(error).split())}"
-        ) from error
+        raise UserError(f"{field}: '{source}' does not fit the configuration: {error}") from error
     missing = [key for key in result.missing_keys if model.module_group(f"{part}.{key}") != "method"]
     if missing or result.unexpected_keys:
         raise UserError(

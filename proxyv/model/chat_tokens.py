@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from proxyv.errors import UserError, suggest
 from proxyv.model.processing import ProxyVProcessor
-from proxyv.model.templates import chat_template, check_rendering
+from proxyv.model.templates import chat_template, check_rendering, template_names
 
-_TEMPLATES = Path(__file__).parent / "chat_templates"
 _CONTROL = re.compile(r"<\|[^<>|\s]+\|>|</?s>|<answer>|<bos>|<(?:start|end)_of_turn>")
 _WORDS = re.compile(r"\{#-? words: (.*?) -?#\}")  # what a template says looks like control tokens and is text
 _CHAT = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
@@ -32,7 +30,7 @@ def fitting_template(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Raises UserError where several fit.
     """
-    texts = {path.stem: chat_template(path.stem) for path in sorted(_TEMPLATES.glob("*.jinja"))}
+    texts = {name: chat_template(name) for name in template_names()}
     marked = {name: text for name, text in texts.items() if name != PLAIN and not _WORDS.search(text)}
     fitting = [name for name, text in marked.items() if not missing_control_tokens(text, tokenizer)]
     if len(fitting) > 1:

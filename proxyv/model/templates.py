@@ -53,12 +53,16 @@ class _BudgetError(Exception):
     """The budget is used up."""
 
 
+def template_names() -> list[str]:
+    """The names of the shipped chat templates."""
+    return sorted(path.stem for path in _FOLDER.glob("*.jinja"))
+
+
 def chat_template(name: str) -> str:
     """The Jinja text of `chat_templates/<name>.jinja`. Raises UserError for an unknown name, with the nearest known."""
     path = _FOLDER / f"{name}.jinja"
     if path.parent != _FOLDER or not path.is_file():
-        known = [p.stem for p in _FOLDER.glob("*.jinja")]
-        raise UserError(f"llm.chat_template: '{name}' is unknown{suggest(name, known)}")
+        raise UserError(f"llm.chat_template: '{name}' is unknown{suggest(name, template_names())}")
     return path.read_text(encoding="utf-8")
 
 

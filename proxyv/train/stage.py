@@ -193,7 +193,7 @@ def try_saving(model: ProxyVForConditionalGeneration, processor: ProxyVProcessor
         with writing(folder):
             save(model, processor, trial)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: a model cannot be saved there ({' '.join(str(error).split())})") from error
+        raise UserError(f"{folder}: a model cannot be saved there ({error})") from error
     finally:
         shutil.rmtree(trial, ignore_errors=True)
 

@@ -42,7 +42,7 @@ def _with_method(recipe: Recipe, word: str) -> Recipe:
     try:
         fields: Any = OmegaConf.to_container(OmegaConf.create(word))
     except Exception as error:  # the YAML library has several error classes, none of them public
-        raise UserError(f"'{word}': not a YAML mapping: {' '.join(str(error).split())}") from error
+        raise UserError(f"'{word}': not a YAML mapping: {error}") from error
     make_method(fields, f"'{word}'")  # raises for unknown names and fields
     given = [f"{key}={value}" for key, value in fields.items() if key != "name"]
     return replace(recipe, name=" ".join([fields["name"], *given]), method=fields)

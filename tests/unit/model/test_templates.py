@@ -51,7 +51,7 @@ def test_a_template_that_is_wrong_or_does_not_end_is_refused_in_one_line(templat
     assert why in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in templates._FOLDER.glob("*.jinja")))
+@pytest.mark.parametrize("name", templates.template_names())
 def test_shipped_templates_are_rendered_as_hugging_face_does(name):
     special = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True}
     theirs, _ = render_jinja_template([TALK], chat_template=chat_template(name), **special)
