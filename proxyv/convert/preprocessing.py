@@ -11,10 +11,10 @@ from transformers import PreTrainedConfig
 from proxyv.convert.plan import ConversionPlan
 from proxyv.errors import UserError
 from proxyv.files import read_json
+from proxyv.model.normalisation import STANDARD
 
 # Beside the weights: (file, the key that the image processor's settings lie under).
 _FILES = (("processor_config.json", "image_processor"), ("preprocessor_config.json", None))
-_SIGLIP = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}  # as SigLIP was trained; else CLIP's hold
 _OURS = "ours pads them to a square in the mean colour, as LLaVA-1.5 was trained"
 _CUTS = "shortens pictures to the tower's size and cuts off what reaches beyond the middle square"
 
@@ -34,10 +34,11 @@ def image_settings(folder: Path | str) -> dict[str, Any]:
 
 def normalisation(settings: Mapping[str, Any], vision_config: PreTrainedConfig) -> dict[str, list[float]]:
     """`image_mean` and `image_std` of the image processor: what the checkpoint says, else what its kind of tower was
-    trained with; nothing where that is the default."""
-    usual = _SIGLIP if str(vision_config.model_type).startswith("siglip") else {}
-    said = {key: settings[key] for key in _SIGLIP if isinstance(settings.get(key), list)}
-    return {**usual, **said}
+    trained with."""
+    siglip = str(vision_config.model_type).startswith("siglip")
+    mean, std = STANDARD["siglip_vision_model" if siglip else "clip_vision_model"]
+    usual = {"image_mean": list(mean), "image_std": list(std)}
+    return usual | {key: settings[key] for key in usual if isinstance(settings.get(key), list)}
 
 
 def note_hf_preprocessing(plan: ConversionPlan, settings: Mapping[str, Any], anyres: bool) -> None:

@@ -24,6 +24,9 @@ IMAGE_MODES: tuple[ImageMode, ...] = get_args(ImageMode)
 # The authors' grids in crops (columns, rows): at 336 px, 336×672, 672×336, 672×672, 1008×336, 336×1008.
 PAPER_GRID = [[1, 2], [2, 1], [2, 2], [3, 1], [1, 3]]
 
+# Values of 0…1, per channel (arXiv 2103.00020).
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
 MOST_PIXELS, MOST_CROPS = 4096, 64  # of a crop's side; of a grid's side
 SMALLEST_STD = 1e-3  # of values in 0…1; smaller ones only blow up rounding
 
@@ -37,7 +40,7 @@ class ProxyVImageProcessor(BaseImageProcessor):
         image_mode: "anyres": crop 0 is the whole image squashed to S × S, the rest come from the grid that keeps
             most of it; "pad": one crop, padded to a square with the mean colour.
         grid: anyres: allowed (columns, rows), in crops; none: the whole image is the only crop.
-        image_mean, image_std: normalisation per channel, for values in 0…1 (by default CLIP's, arXiv 2103.00020).
+        image_mean, image_std: normalisation per channel, for values in 0…1 (by default CLIP's).
 
     Raises UserError for an unknown image mode, and for numbers that are none or make no crops.
     """
@@ -50,8 +53,8 @@ class ProxyVImageProcessor(BaseImageProcessor):
         tokens_per_crop: int = 576,
         image_mode: str = "anyres",
         grid: Sequence[Sequence[int]] = PAPER_GRID,
-        image_mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
-        image_std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)

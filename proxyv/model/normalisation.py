@@ -9,11 +9,11 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from proxyv.config import VisionSpec
 from proxyv.errors import UserError
+from proxyv.model.image_processing import CLIP_MEAN, CLIP_STD
 from proxyv.model.recipe_configs import vision_config
 from proxyv.model.sources import check_folder, check_source
 from proxyv.schema import check_dataclass
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # arXiv 2103.00020
 # SigLIP and SigLIP 2 (arXiv 2303.15343, 2502.14786): values from -1 to 1.
 STANDARD = {"clip_vision_model": (CLIP_MEAN, CLIP_STD), "siglip_vision_model": ((0.5,) * 3, (0.5,) * 3)}
 

@@ -65,8 +65,11 @@ def _made(values: Mapping[str, Any], pretrained: str | None, part: str) -> PreTr
     if not isinstance(kind, str):
         raise UserError(f"{field}.model_type: must name a model type of transformers, found {kind!r}")
     standard = sub_config({"model_type": kind}, field)
+    known = _keys(standard)
     for name, value in values.items():
         if name != "model_type":
+            if name not in known and name not in _OLDER:
+                raise UserError(f"unknown key '{field}.{name}'{suggest(name, known)}")
             _check(f"{field}.{name}", name, value, standard)
     if fields.get("head_dim") is None:
         _divides(field, fields, standard, "num_attention_heads", "hidden_size")
@@ -83,12 +86,14 @@ def _read(pretrained: str, field: str, part: str) -> dict[str, Any]:
     return dict(own.to_dict())
 
 
+def _keys(standard: PreTrainedConfig) -> set[str]:
+    """The keys that a configuration of this kind has."""
+    keys = {*inspect.signature(type(standard)).parameters, *standard.to_dict(), *standard.attribute_map} - {"kwargs"}
+    return {key for key in keys if not key.startswith("_")}
+
+
 def _check(field: str, name: str, value: Any, standard: PreTrainedConfig) -> None:
-    """Raise UserError for a key that a configuration does not have, and for a value unlike its default."""
-    known = {*inspect.signature(type(standard)).parameters, *standard.to_dict(), *standard.attribute_map} - {"kwargs"}
-    known = {key for key in known if not key.startswith("_")}
-    if name not in known and name not in _OLDER:
-        raise UserError(f"unknown key '{field}'{suggest(name, known)}")
+    """Raise UserError for a value unlike the key's default."""
     if name in ("rope_parameters", "rope_scaling"):
         _check_rotary(field, value)
     default = getattr(standard, name, None)

@@ -25,7 +25,7 @@ from proxyv.convert.preprocessing import normalisation
 from proxyv.errors import UserError
 from proxyv.model import ProxyVForConditionalGeneration, ProxyVProcessor
 from proxyv.model.build import build_model, build_processor
-from proxyv.model.image_processing import ProxyVImageProcessor
+from proxyv.model.image_processing import CLIP_STD, ProxyVImageProcessor
 from proxyv.model.templates import chat_template
 from tests.tiny import METHODS, random_image, tiny_model, tiny_recipe
 
@@ -266,7 +266,10 @@ def test_the_original_codes_way_with_pictures(tmp_path, mode, noted):
 
 def test_a_siglip_tower_has_its_own_normalisation():
     assert normalisation({}, SiglipVisionConfig()) == {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    assert normalisation({"image_mean": SHARES}, CLIPVisionConfig()) == {"image_mean": SHARES}
+    assert normalisation({"image_mean": SHARES}, CLIPVisionConfig()) == {
+        "image_mean": SHARES,
+        "image_std": list(CLIP_STD),
+    }
 
 
 @pytest.mark.parametrize("layout", ["saved", "memory", "transformers 4"])

@@ -15,7 +15,7 @@ from proxyv.files import CHECKOUT
 from proxyv.model.build import build_config, build_model, build_processor, image_processor
 from proxyv.model.character_tokenizer import make_character_tokenizer
 from proxyv.model.chat_tokens import check_control_tokens, fitting_template
-from proxyv.model.normalisation import CLIP_MEAN, CLIP_STD
+from proxyv.model.image_processing import CLIP_MEAN, CLIP_STD
 from proxyv.model.registry import settle_recipe
 from proxyv.model.templates import chat_template
 from tests.tiny import TOWER, random_image, tiny_recipe
