@@ -2,14 +2,12 @@
 evaluated, and held to the contract of every other method."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from proxyv.experiments.quickstart import SMOKE
+from tests.warm import python
 
 pytestmark = pytest.mark.slow
 
@@ -28,10 +26,8 @@ def workplace(repo, tmp_path_factory):
 
 def run(repo, workplace, *arguments):
     """A command in the checkout, with the folder of methods named; returns what it prints."""
-    environment = {**os.environ, "PROXYV_METHODS": str(workplace / "my_methods")}
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=repo, env=environment, capture_output=True, text=True, timeout=600
-    )
+    environment = {"PROXYV_METHODS": str(workplace / "my_methods")}
+    done = python("-m", *arguments, folder=repo, environment=environment, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -64,7 +60,6 @@ def test_a_name_that_is_taken(repo, workplace):
     folder.mkdir()
     code = (workplace / "my_methods" / "largest.py").read_text(encoding="utf-8")
     (folder / "mine.py").write_text(code.replace('"largest"', '"full"'), encoding="utf-8")
-    environment = {**os.environ, "PROXYV_METHODS": str(folder)}
-    command = [sys.executable, "-m", "proxyv", "profile", "configs/recipes/tiny-full.yaml"]
-    done = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True, timeout=120)
+    command = ["-m", "proxyv", "profile", "configs/recipes/tiny-full.yaml"]
+    done = python(*command, folder=repo, environment={"PROXYV_METHODS": str(folder)})
     assert done.returncode == 2 and "method name 'full' is taken" in done.stderr

@@ -2,14 +2,13 @@
 recipe and a data set are added as the row says, and the tests that it names find them. (test_add_a_method.py does the
 method.)"""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
+
+from tests.warm import python
 
 pytestmark = pytest.mark.slow
 
@@ -115,9 +114,8 @@ def checkout(repo, tmp_path_factory):
 
 
 def run_tests(checkout, *arguments):
-    command = [sys.executable, "-m", "pytest", *arguments, "-p", "no:xdist", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=500)
+    command = ["-m", "pytest", *arguments, "-p", "no:xdist", "-p", "no:cacheprovider"]
+    return python(*command, folder=checkout, environment={"PYTHONPATH": str(checkout)}, timeout=500)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from proxyv.config import save_recipe
 from proxyv.errors import UserError
 from tests.small_runs import record, record_recipe, save_image, stage
 from tests.tiny import METHODS
+from tests.warm import python
 
 VICUNA = "configs/recipes/vicuna-7b-proxyv-l12.yaml"
 
@@ -211,5 +212,5 @@ def test_quickstart_smoke(tmp_path):
     assert "| tiny-full |" in done.stdout and "| tiny-proxyv-l2 |" in done.stdout
     report = tmp_path / "q" / "report"
     assert {"report.md", "report.csv", "report.png"} <= {file.name for file in report.iterdir()}
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    again = python(*command[1:], folder=tmp_path)
     assert again.returncode == 0 and "| tiny-full |" in again.stdout  # finished parts are kept

@@ -1,7 +1,6 @@
 """Using every method leaves transformers as it is: plain models of the process keep their classes and their numbers."""
 
-import subprocess
-import sys
+from tests.warm import python
 
 CODE = """
 import torch
@@ -49,6 +48,6 @@ print("untouched", len(known), "classes")
 
 
 def test_plain_models_keep_classes_and_numbers(repo):
-    done = subprocess.run([sys.executable, "-c", CODE], cwd=repo, capture_output=True, text=True, timeout=300)
+    done = python("-c", CODE, folder=repo)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("untouched")

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from proxyv.config import LoRASpec, save_recipe
 from proxyv.files import CHECKOUT
-from tests.faults.forks import Group, cpu_seconds
+from tests.commands import Group, cpu_seconds
 from tests.small_runs import SUITE, VARYING, page_recipe, stage
 
 # Times and what follows from them, and how often a run was interrupted.

@@ -3,7 +3,7 @@
 import sys
 
 from proxyv.cli import main
-from tests.faults.forks import do_without_compiling
+from tests.commands import do_without_compiling
 
 do_without_compiling()
 main(sys.argv[1:])

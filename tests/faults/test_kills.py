@@ -11,7 +11,6 @@ import pytest
 
 from proxyv.cli.main import INTERRUPTED
 from proxyv.signals import REQUEUE
-from tests.faults.forks import start_server
 from tests.faults.kinds import KINDS, new_folder, outcome
 
 pytestmark = pytest.mark.distributed
@@ -40,8 +39,7 @@ class Unbroken:
 
 
 @pytest.fixture(scope="session")
-def unbroken(tmp_path_factory, pytestconfig):
-    start_server(*["deepspeed"] * (pytestconfig.getoption("kills") > len(KINDS)))  # else nothing is sharded
+def unbroken(tmp_path_factory):
     return Unbroken(tmp_path_factory.mktemp("unbroken"))
 
 

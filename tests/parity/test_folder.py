@@ -1,16 +1,16 @@
 """The folder of recordings itself: something is compared, and another folder may hold less."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from proxyv.files import CHECKOUT
 from tests.parity.recordings import HERE, KINDS, Contents, cases_with, find_cases, golden_folder, raw_images
+from tests.warm import python
 
 FOLDER = golden_folder()
 
@@ -34,10 +34,9 @@ def test_the_folder_of_the_project_is_complete():
 
 def run_on(folder):
     """All parity tests but these, on another folder; returns the exit code and the counts by outcome."""
-    here = os.path.dirname(__file__)
-    environment = {**os.environ, "PROXYV_GOLDEN_DIR": str(folder)}
-    command = [sys.executable, "-m", "pytest", here, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", NOT_THESE]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", NOT_THESE]
+    given = {"PROXYV_GOLDEN_DIR": str(folder)}
+    done = python("-m", "pytest", str(Path(__file__).parent), *options, folder=CHECKOUT, environment=given)
     counts = re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout.splitlines()[-1])
     return done.returncode, {outcome: int(count) for count, outcome in counts}, done.stdout
 

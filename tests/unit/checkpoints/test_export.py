@@ -1,8 +1,6 @@
 """A hub folder: complete, loadable in another process with the same logits, and honest about what it needs."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from proxyv.cli import main
 from proxyv.config import save_recipe
 from proxyv.errors import UserError
 from tests.tiny import METHODS, random_image, tiny_model, tiny_recipe
+from tests.warm import python
 
 LOAD = """
 import sys, torch
@@ -60,8 +59,8 @@ def test_exported_folder_gives_the_same_logits_in_another_process(tmp_path, run_
     target = export(run, tmp_path / "hub", hub_name="me/tiny")
     inputs = dict(processor(text="<image>what is in A 1", images=random_image()))
     save_file({name: value.contiguous() for name, value in inputs.items()}, tmp_path / "inputs.safetensors")
-    command = [sys.executable, "-c", LOAD, str(target), str(tmp_path / "inputs.safetensors"), str(tmp_path / "out")]
-    subprocess.run(command, check=True, cwd=repo, capture_output=True)
+    done = python("-c", LOAD, str(target), str(tmp_path / "inputs.safetensors"), str(tmp_path / "out"), folder=repo)
+    assert done.returncode == 0, done.stderr
     with torch.no_grad():
         want = model(**inputs).logits
     assert torch.equal(load_file(tmp_path / "out")["logits"], want)

@@ -1,14 +1,12 @@
 """`proxyv methods`: the catalogue as text, as JSON and in a document."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from proxyv.cli import main
 from proxyv.methods import method_classes
+from tests.warm import python
 
 METHOD = '''"""Keep the first vision token of each crop. Paper: a control, after arXiv 2502.11501. Deviations: none."""
 
@@ -58,9 +56,7 @@ def test_into_a_document(capsys, tmp_path):
 def test_methods_of_other_folders_are_listed(repo, tmp_path):
     (tmp_path / "first.py").write_text(METHOD)
     (tmp_path / "second.py").write_text(METHOD.replace('"first"', '"second"').split("\n", 1)[1])
-    environment = {**os.environ, "PROXYV_METHODS": str(tmp_path)}
-    command = [sys.executable, "-m", "proxyv", "methods", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=repo, env=environment)
+    done = python("-m", "proxyv", "methods", "--json", folder=repo, environment={"PROXYV_METHODS": str(tmp_path)})
     methods = {entry["name"]: entry for entry in json.loads(done.stdout)["methods"]}
     first, second = methods["first"], methods["second"]
     assert first["one_line"] == "Keep the first vision token of each crop."

@@ -1,6 +1,5 @@
-"""Commands of `proxyv` in processes that start at once: forked from a server that has imported everything."""
+"""Commands of `proxyv` in one process or several, which start at once."""
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -9,11 +8,8 @@ from contextlib import suppress
 
 import psutil
 
-# What a command imports sooner or later. The server passes over what is not installed.
-PRELOAD = [
-    *("proxyv.cli.main", "proxyv.train", "proxyv.evaluation", "proxyv.experiments.sweep", "proxyv.checkpoints.load"),
-    *("peft", "datasets", "transformers.models.llama.modeling_llama", "tests.faults.forks"),
-]
+from tests.warm import server
+
 GRACE = 30  # seconds that torchrun, too, leaves the other processes when one is gone
 
 
@@ -48,7 +44,6 @@ class Group:
     """One command, in one process or in several that train together."""
 
     def __init__(self, arguments, folder, processes=1):
-        context = multiprocessing.get_context("forkserver")
         self.output = folder / "output.txt"
         self.output.write_text("")
         together = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -57,7 +52,7 @@ class Group:
             own = {**together, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
             environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **own}
             given = (list(arguments), folder, self.output, environment)
-            self.members.append(context.Process(target=command, args=given))
+            self.members.append(server().Process(target=command, args=given))
         for member in self.members:
             member.start()
 
@@ -101,14 +96,6 @@ def cpu_seconds(pids):
         with suppress(psutil.Error):
             total += sum(psutil.Process(pid).cpu_times()[:2])
     return total
-
-
-def start_server(*more):
-    """Wait until the server is there, with `more` modules imported."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, *more])
-    process = multiprocessing.get_context("forkserver").Process(target=free_port)
-    process.start()
-    process.join()
 
 
 def free_port():
