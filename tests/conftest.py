@@ -29,6 +29,7 @@ settings.load_profile("normal")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="everything that the normal run takes a few cases of")
     parser.addoption("--kills", type=int, default=1, help="random kills in tests/faults")
     parser.addoption("--kills_seed", type=int, default=0, help="of their moments")
     parser.addoption("--train_methods", default="", help="all, or names: train these in every way in tests/distributed")
