@@ -1,8 +1,7 @@
-"""Recipes: what a recipe holds (dataclasses), and how its YAML files and overrides are composed into one.
+"""Recipes: what a recipe holds, as dataclasses; read from YAML files (proxyv/compose.py) and written.
 
-A recipe file names `parts` (other files, relative to itself) that are merged in order, then its own fields on
-top, then the command line's `--a.b value`. Whatever is not a field of the dataclasses below is an error, and so is a
-value outside the domain that a field's type states (proxyv/domains.py). `${…}` is resolved when a recipe is loaded.
+Whatever is not a field of the dataclasses below is an error, and so is a value outside the domain that a field's type
+states (proxyv/domains.py).
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from pydantic import BeforeValidator, Field
 
+from proxyv.compose import composed
 from proxyv.domains import (
     ONCE,
     CheckedBy,
@@ -36,8 +35,7 @@ from proxyv.domains import (
 )
 from proxyv.errors import UserError, suggest
 from proxyv.files import write_text
-from proxyv.schema import from_mapping, resolved
-from proxyv.yaml_files import read_yaml
+from proxyv.schema import from_mapping
 
 ImageMode = Literal["anyres", "pad"]
 NewlinePositions = Literal["natural", "authors"]
@@ -193,13 +191,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises UserError for a missing file, an unknown or misspelt key, or a value outside its field's domain.
     """
     path = Path(path)
-    try:
-        merged = _read_with_parts(path, (), {})
-        for override in overrides:
-            merged = _merge(merged, _parse_override(override))
-    except (OmegaConfBaseException, TypeError) as error:
-        raise UserError(f"{path}: cannot be merged: {str(error).splitlines()[0]}") from error
-    recipe = from_mapping(Recipe, {"name": path.stem, **resolved(merged, str(path))}, str(path))
+    recipe = from_mapping(Recipe, {"name": path.stem, **composed(path, overrides)}, str(path))
     check_names(recipe, f"{path}: ")
     return recipe
 
@@ -230,57 +222,3 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_escaped(inner) for inner in value]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
-
-
-def _read_with_parts(path: Path, parents: tuple[Path, ...], known: dict[Path, DictConfig]) -> DictConfig:
-    """The file with all its parts merged below it; parts of parts included. `known`: what has been read already."""
-    file = path.resolve()
-    if file in parents:
-        raise UserError(f"{path}: 'parts' leads back to the file itself; remove one of the two")
-    if file not in known:
-        own = read_yaml(path)
-        parts = own.pop("parts", [])
-        if not isinstance(parts, (list, ListConfig)) or not all(isinstance(part, str) for part in parts):
-            raise UserError(f"{path}: parts: must be a list of files, such as [../llm/tiny.yaml]")
-        merged = OmegaConf.create({})
-        for part in parts:
-            merged = _merge(merged, _read_with_parts(path.parent / part, (*parents, file), known))
-        known[file] = _merge(merged, own)
-    return known[file]
-
-
-def _parse_override(override: str) -> DictConfig:
-    field, equals, _ = override.partition("=")
-    if not equals or not all(field.split(".")):
-        raise UserError(f"override '{override}': write it as --field.subfield value")
-    try:
-        parsed = OmegaConf.from_dotlist([override])
-    except Exception as error:  # of the YAML library and OmegaConf, see read_yaml
-        raise UserError(f"override '{override}': {str(error).splitlines()[0]}; the value must be YAML") from error
-    if OmegaConf.missing_keys(parsed):  # merging would pass over it
-        raise UserError(f"override '{override}': '???' is no value; give one")
-    return parsed
-
-
-def _forget_renamed(base: DictConfig, top: DictConfig, keys: Sequence[str], name: str) -> None:
-    """Delete from `base` the mappings at `keys`, or inside them, in which `top` has something else at `name`."""
-    for key in keys:
-        old, new = base.get(key), top.get(key)
-        if not (isinstance(old, DictConfig) and isinstance(new, DictConfig)):
-            continue
-        if new.get(name, old.get(name)) != old.get(name):
-            del base[key]
-        else:
-            _forget_renamed(old, new, [str(inner) for inner in new], name)
-
-
-def _merge(base: DictConfig, top: DictConfig) -> DictConfig:
-    """Merge `top` over `base`; a `method` with another name replaces the whole method, and so does one inside it, and
-    the `config` of an LLM or a tower with another `model_type`. Nobody else may need `base`, which is changed."""
-    _forget_renamed(base, top, ["method"], "name")
-    for part in ("llm", "vision"):
-        if isinstance(base.get(part), DictConfig) and isinstance(top.get(part), DictConfig):
-            _forget_renamed(base[part], top[part], ["config"], "model_type")
-    merged = OmegaConf.merge(base, top)
-    assert isinstance(merged, DictConfig)
-    return merged

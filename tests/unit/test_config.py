@@ -206,3 +206,11 @@ def test_nothing_of_a_tower_of_another_kind_is_left(tmp_path):
     same = f"parts: [{clip}]\nvision: {{config: {{hidden_size: 64}}}}"
     config = load_recipe(written(tmp_path, same)).vision.config
     assert (config["hidden_size"], config["projection_dim"]) == (64, 768)
+
+
+def test_fields_of_a_reference_can_be_changed(tmp_path):
+    """`${…}` stands for a whole stage; what is said of one field of it changes the copy alone."""
+    stages = "stages:\n  a: {data: [], train: [projector], learning_rate: 1.0e-3, steps: 1}\n  b: ${stages.a}\n"
+    (tmp_path / "tiny.yaml").write_text(stages)
+    recipe = load_recipe(tmp_path / "tiny.yaml", ["stages.b.steps=2"])
+    assert (recipe.stages["a"].steps, recipe.stages["b"].steps, recipe.stages["b"].learning_rate) == (1, 2, 1e-3)
