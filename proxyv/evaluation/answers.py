@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +28,14 @@ class Answer:
     finished: bool
 
 
-def chat_prompt(processor: Any, text: str) -> str:
-    """One user turn, the image before the text, in the processor's chat template, ready for the answer.
+def chat_prompt(processor: Any, text: str, images: int = 1) -> str:
+    """One user turn, the images before the text, in the processor's chat template, ready for the answer.
 
     With our own processor, what looks like a control token in the text, `<image>` too, stays text.
     """
     if hasattr(processor, "plain_text"):
         text = processor.plain_text(text)
-    content = [{"type": "image"}, {"type": "text", "text": text}]
+    content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
     messages = [{"role": "user", "content": content}]
     return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
@@ -53,19 +54,36 @@ def answer(
     return str(processor.batch_decode(new, skip_special_tokens=True)[0].strip())
 
 
+@contextmanager
+def eval_mode(model: Any) -> Iterator[None]:
+    """Evaluation mode for a torch module, its former mode restored afterwards; nothing for other objects."""
+    was_training = isinstance(model, torch.nn.Module) and model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
+
+
 @torch.no_grad()
 def generate_answers(
-    model: Any, processor: Any, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int
+    model: Any, processor: Any, prompts: Sequence[str], images: Sequence[Sequence[Image.Image]], max_new_tokens: int
 ) -> list[Answer]:
-    """Answer a batch greedily, one image for each prompt. Blanks around the answers are cut off.
+    """Answer a batch greedily. Blanks around the answers are cut off.
 
     Args:
-        prompts: texts in the chat template, ready for the answer, each with one image mark.
+        prompts: texts in the chat template, ready for the answer.
+        images: those of each prompt, one for each of its image marks; none for a text alone.
         max_new_tokens: tokens at most, the end token included.
 
     Raises UserError where the processor pads on the right: the answers would continue the padding.
     """
-    inputs = processor(text=list(prompts), images=[[image] for image in images], padding=True, return_tensors="pt")
+    nested = [list(of_prompt) for of_prompt in images]
+    # Hugging Face's processors take no lists without images.
+    pictures = nested if any(nested) else None
+    inputs = processor(text=list(prompts), images=pictures, padding=True, return_tensors="pt")
     mask = inputs.get("attention_mask")
     if mask is not None and not bool(mask[:, -1].all()):
         raise UserError("processor: pads on the right; set tokenizer.padding_side to 'left' to generate in batches")

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from tqdm import tqdm
 from transformers import set_seed
 
 from proxyv.environment import describe_model, environment
 from proxyv.errors import UserError, naming
-from proxyv.evaluation.answers import Answer, chat_prompt, generate_answers
+from proxyv.evaluation.answers import Answer, chat_prompt, eval_mode, generate_answers
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark, load_suite
 from proxyv.evaluation.metrics import METRICS_VERSION
 from proxyv.evaluation.samples import BenchmarkSample, BenchmarkSamples
@@ -82,7 +80,7 @@ def evaluate(
         write_json(run.result_path, {**identity, **effort, "complete": False})
         set_seed(seed)
         start = time.perf_counter()
-        with _eval_mode(model):
+        with eval_mode(model):
             run.answer_rest(model, len(records), progress)
         if len(records) < run.total:
             effort = {**effort, "wall_seconds": round(effort["wall_seconds"] + time.perf_counter() - start, 3)}
@@ -270,7 +268,9 @@ class _Evaluation:
                 images = [self.samples.image(index) for index in indices]
                 prompts = [self.prompt(sample) for sample in batch]
                 with naming(f"benchmark {self.benchmark.name}: samples {', '.join(repr(one.id) for one in batch)}"):
-                    answers = generate_answers(model, self.processor, prompts, images, self.benchmark.max_new_tokens)
+                    answers = generate_answers(
+                        model, self.processor, prompts, [[one] for one in images], self.benchmark.max_new_tokens
+                    )
                 for sample, image, prompt, answer in zip(batch, images, prompts, answers, strict=True):
                     file.write(to_line(self._record(sample, image.size, prompt, answer)))
                 file.flush()
@@ -296,16 +296,3 @@ class _Evaluation:
 def _settled(recipe: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """A recorded recipe with its method's defaults written out: results of earlier versions may leave them out."""
     return {**recipe, "method": settle_fields(recipe["method"])} if recipe and "method" in recipe else recipe
-
-
-@contextmanager
-def _eval_mode(model: Any) -> Iterator[None]:
-    """Evaluation mode for a torch module, its former mode restored afterwards; nothing for other objects."""
-    was_training = isinstance(model, torch.nn.Module) and model.training
-    if was_training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if was_training:
-            model.train()
