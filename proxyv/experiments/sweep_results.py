@@ -12,10 +12,12 @@ from proxyv.checkpoints.run_folder import FINISHED, RECIPE, is_finished, stage_n
 from proxyv.config import load_recipe
 from proxyv.files import read_json, write_json
 from proxyv.methods import describe_method, make_method
+from proxyv.report.figures import protocol
 from proxyv.report.make import write_files
 from proxyv.report.means import MeanOverRuns
 from proxyv.report.plots import Panel, Point
-from proxyv.report.runs import NEEDED_OF_SUITES, SWEEP, protocol, read_sweep
+from proxyv.report.runs import SWEEP, read_sweep
+from proxyv.report.score_files import NEEDED_OF_SUITES
 from proxyv.report.tables import tabulate, to_markdown
 from proxyv.results.check import checked
 from proxyv.results.origin import EnvironmentRecord

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from proxyv.report.figures import FLOPS, PREFILL_SAVED
 from proxyv.report.markdown import replace_table
 from proxyv.report.plots import Panel, Point, plot_scores
-from proxyv.report.runs import FLOPS, PREFILL_SAVED, find_runs
+from proxyv.report.runs import find_runs
 from proxyv.report.tables import Table, tabulate, to_markdown, write_csv
 
 

@@ -13,26 +13,30 @@ earlier versions lack are optional here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxyv.errors import UserError
 from proxyv.files import read_json
+from proxyv.report.figures import (
+    FLOPS,
+    FLOPS_PUBLISHED,
+    FLOPS_SAVED,
+    LOSS,
+    PREFILL_SAVED,
+    TOTAL_SAVED,
+    BenchmarkFigures,
+    RunFigures,
+)
 from proxyv.report.published import published_figure
+from proxyv.report.score_files import add_benchmark, add_scores, add_suite
+from proxyv.results.agreement import check_seeds
 from proxyv.results.bench import FlatBench
 from proxyv.results.check import checked
 from proxyv.results.profile import Profile
-from proxyv.results.scores import BenchmarkResult, SuitePart, SuiteResult
-from proxyv.results.sweep import SweepProfile, SweepResult, SweepSuite
+from proxyv.results.sweep import SweepProfile, SweepResult
 from proxyv.yaml_files import read_yaml
 
-FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED = "decoder GFLOPs", "FLOPs reduction %", "published FLOPs reduction %"
-TOTAL_SAVED, PREFILL_SAVED, LOSS = "total FLOPs reduction %", "prefill time reduction %", "final training loss"
-COSTS = (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, TOTAL_SAVED, PREFILL_SAVED, LOSS)
 SWEEP = "sweep.json"
-# What tables read, and every version wrote.
-NEEDED_OF_PARTS = ("title", "main", "main_score", "num_samples")
-NEEDED_OF_SUITES = ("title", "score_name", "score", "benchmarks", *(f"benchmarks.*.{name}" for name in NEEDED_OF_PARTS))
 NEEDED_OF_SWEEPS = (
     "recipes",
     *(f"recipes.*.{name}" for name in ("profile", "runs", "summary", "failed")),
@@ -41,25 +45,6 @@ NEEDED_OF_SWEEPS = (
     *(f"recipes.*.runs.*.suite.{name}" for name in ("title", "score_name", "score")),
     "recipes.*.runs.*.training.loss",
 )
-
-
-@dataclass
-class RunFigures:
-    """One run's figures by column. `protocols`: how a score's column was measured, in words."""
-
-    folder: Path
-    recipe: str
-    scores: dict[str, float] = field(default_factory=dict)
-    suites: dict[str, float] = field(default_factory=dict)
-    costs: dict[str, float] = field(default_factory=dict)
-    protocols: dict[str, str] = field(default_factory=dict)
-    unfinished: list[str] = field(default_factory=list)
-    failed: str | None = None  # why a sweep has no figures of it
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """All figures; benchmarks first, then suites, then costs."""
-        return self.scores | self.suites | self.costs
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[RunFigures]:
@@ -74,7 +59,7 @@ def find_runs(paths: Sequence[str | Path]) -> list[RunFigures]:
             raise UserError(f"{path}: no such file or folder; give run folders or result files")
         sweep = path if path.name == SWEEP else path / SWEEP
         if sweep.is_file():
-            runs += read_sweep(checked(read_json(sweep), SweepResult, sweep, NEEDED_OF_SWEEPS))
+            runs += read_sweep(checked(read_json(sweep), SweepResult, sweep, NEEDED_OF_SWEEPS), sweep)
             continue
         for file in [path] if path.is_file() else sorted(path.rglob("*.json")):
             if _holds_results(file, named=path.is_file()):
@@ -85,10 +70,14 @@ def find_runs(paths: Sequence[str | Path]) -> list[RunFigures]:
     return runs + [_read_run(folder, sorted(files[folder])) for folder in sorted(files)]
 
 
-def read_sweep(results: SweepResult) -> list[RunFigures]:
-    """A run for each recipe and seed of a sweep; one for a recipe that was only counted; one for each failure."""
+def read_sweep(results: SweepResult, file: Path = Path(SWEEP)) -> list[RunFigures]:
+    """A run for each recipe and seed of a sweep; one for a recipe that was only counted; one for each failure.
+
+    Raises UserError, naming `file`, where its figures contradict each other.
+    """
     runs = []
     for name, recipe in results["recipes"].items():
+        check_seeds(recipe, file, name)
         whole = RunFigures(Path(name), name)  # the only one where the recipe was only counted
         _read_profile(whole, recipe["profile"])
         saved = _find(recipe["profile"], "total_flops_reduction")
@@ -97,12 +86,11 @@ def read_sweep(results: SweepResult) -> list[RunFigures]:
         seeds = []
         for seed, result in recipe["runs"].items():
             run = RunFigures(Path(f"seed {seed}"), name, costs=dict(whole.costs))
-            for part in result["benchmarks"].values():
-                column = _column(part["title"], part["main"])
-                run.scores[column] = part["main_score"]
-                run.protocols[column] = part["protocol"]
+            for benchmark, part in result["benchmarks"].items():
+                figures = BenchmarkFigures(part["main_score"], {}, part["protocol"], whole=True)
+                add_benchmark(run, benchmark, part, figures, file)
             if result["suite"]:
-                run.suites[_suite_column(result["suite"])] = result["suite"]["score"]
+                add_suite(run, result["suite"])
             if result["training"]:
                 run.costs[LOSS] = result["training"]["loss"]
             seeds.append(run)
@@ -135,52 +123,9 @@ def _read_run(folder: Path, files: Iterable[Path]) -> RunFigures:
             _read_profile(run, checked(result, Profile, file))
         elif file.name == "bench.json":
             _read_bench(run, checked(result, FlatBench, file))
-        elif result.get("kind") == "suite":
-            _read_scores(run, file, checked(result, SuiteResult, file, NEEDED_OF_SUITES if _complete(result) else ()))
         else:
-            _read_scores(
-                run, file, checked(result, BenchmarkResult, file, NEEDED_OF_PARTS if _complete(result) else ())
-            )
+            add_scores(run, file, result)
     return run
-
-
-def _complete(result: Mapping[str, object]) -> bool:
-    return bool(result.get("complete"))
-
-
-def _read_scores(run: RunFigures, file: Path, result: BenchmarkResult | SuiteResult) -> None:
-    name = (result.get("recipe") or {}).get("name")
-    run.recipe = str(name) if name else run.recipe
-    if not result.get("complete"):
-        run.unfinished.append(file.name)
-        return
-    if result["kind"] == "suite":
-        run.suites[_suite_column(result)] = result["score"]
-    parts = list(result["benchmarks"].values()) if result["kind"] == "suite" else [result]
-    for part in parts:
-        column = _column(part["title"], part["main"])
-        run.scores[column] = part["main_score"]
-        run.protocols[column] = protocol(part, result.get("metrics_version"))
-
-
-def _column(title: str, main_score: str) -> str:
-    return f"{title} ({main_score})"
-
-
-def _suite_column(suite: SuiteResult | SweepSuite) -> str:
-    return f"{suite['title']}: {suite['score_name']}"
-
-
-def protocol(part: BenchmarkResult | SuitePart, metrics_version: str | None) -> str:
-    """Samples, split, prompt and versions of one benchmark's result."""
-    definition = part.get("benchmark_definition") or {}
-    template = definition.get("prompt")
-    prompt = {key: value for key, value in template.items() if value} if isinstance(template, Mapping) else {}
-    words = ", ".join(f"{key} {value!r}" for key, value in prompt.items()) or "the bare question"
-    return (
-        f"{part['num_samples']} samples of {definition.get('split', '?')}, prompt: {words}, "
-        f"benchmark version {definition.get('version', '?')}, metrics version {metrics_version or '?'}"
-    )
 
 
 def _read_profile(run: RunFigures, profile: Profile | SweepProfile) -> None:

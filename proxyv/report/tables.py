@@ -4,14 +4,15 @@ is shown as "–"."""
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from proxyv.report.columns import ordered, separate
+from proxyv.report.figures import COSTS, FLOPS, FLOPS_PUBLISHED, FLOPS_SAVED, LOSS, TOTAL_SAVED, RunFigures
+from proxyv.report.latex import latex_table
 from proxyv.report.markdown import ABSENT, table_lines, with_notes
 from proxyv.report.means import MeanOverRuns
-from proxyv.report.runs import COSTS, FLOPS, FLOPS_PUBLISHED, FLOPS_SAVED, LOSS, TOTAL_SAVED, RunFigures
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,21 @@ class Table:
 
 
 def tabulate(runs: Sequence[RunFigures]) -> Table:
-    """Group runs by recipe, in order of first appearance."""
+    """Group runs by recipe, in order of first appearance. Scores that were measured in different ways get columns of
+    their own."""
+    runs, notes = separate(runs)
     groups: dict[str, list[RunFigures]] = {}
     for run in runs:
         groups.setdefault(run.recipe, []).append(run)
-    suites = _ordered(run.suites for run in runs)
-    present = _ordered(run.costs for run in runs)
+    suites = ordered(run.suites for run in runs)
+    present = ordered(run.costs for run in runs)
     costs = [name for name in COSTS if name in present]
-    columns = [*_ordered(run.scores for run in runs), *suites, *costs]
+    columns = [*ordered(run.scores for run in runs), *suites, *costs]
     rows = [
         RecipeRow(recipe, sum(run.failed is None for run in group), _figures(group, columns))
         for recipe, group in groups.items()
     ]
-    return Table(rows, columns, suites, _notes(runs))
-
-
-def _ordered(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+    return Table(rows, columns, suites, [*notes, *_notes(runs)])
 
 
 def _figures(runs: Sequence[RunFigures], columns: Sequence[str]) -> dict[str, MeanOverRuns]:
@@ -63,23 +62,29 @@ def _figures(runs: Sequence[RunFigures], columns: Sequence[str]) -> dict[str, Me
 
 
 def _notes(runs: Sequence[RunFigures]) -> list[str]:
-    """How each score was measured, and what would make a comparison unfair."""
-    notes = []
-    for column in _ordered(run.protocols for run in runs):
-        protocols = _ordered({run.protocols[column]: None} for run in runs if column in run.protocols)
-        warning = "runs differ, their scores are not comparable: " if len(protocols) > 1 else ""
-        notes.append(f"{column}: {warning}{' / '.join(protocols)}.")
-    notes += [f"{run.folder.name}: {name} is unfinished and left out." for run in runs for name in run.unfinished]
-    notes += [f"{run.recipe}, {run.folder}: failed: {run.failed}" for run in runs if run.failed]
-    return notes
+    """What is left out."""
+    notes = [f"{run.folder.name}: {name} is unfinished and left out." for run in runs for name in run.unfinished]
+    return notes + [f"{run.recipe}, {run.folder}: failed: {run.failed}" for run in runs if run.failed]
 
 
 def to_markdown(table: Table) -> str:
     """The table in Markdown, notes below it."""
-    head = ["recipe", "runs", *table.columns]
+    return with_notes(table_lines(*_texts(table)), _all_notes(table))
+
+
+def to_latex(table: Table) -> str:
+    """The table in LaTeX, notes as comments below it."""
+    return latex_table(*_texts(table), _all_notes(table))
+
+
+def _texts(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Head and rows."""
     rows = [[row.recipe, str(row.runs), *(_cell(row, column) for column in table.columns)] for row in table.rows]
-    spread = ["± is the standard deviation over runs."] if any(row.runs > 1 for row in table.rows) else []
-    return with_notes(table_lines(head, rows), [*spread, *table.notes])
+    return ["recipe", "runs", *table.columns], rows
+
+
+def _all_notes(table: Table) -> list[str]:
+    return [*(["± is the standard deviation over runs."] if any(r.runs > 1 for r in table.rows) else []), *table.notes]
 
 
 def _cell(row: RecipeRow, column: str) -> str:

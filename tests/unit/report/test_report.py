@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -24,6 +25,8 @@ def benchmark(score, recipe=None, samples=10, complete=True):
         "title": "Documents",
         "main": "anls",
         "main_score": score,
+        "scale": 100.0,
+        "scores": {"anls": score / 100},
         "num_samples": samples,
         "complete": complete,
         "recipe": {"name": recipe} if recipe else {},
@@ -34,8 +37,10 @@ def benchmark(score, recipe=None, samples=10, complete=True):
 
 def suite(score, recipe=None):
     parts = {"docs": benchmark(score)}
-    head = {"kind": "suite", "suite": "toys", "title": "Toys", "score_name": "mean ANLS", "score": score - 1}
-    return head | {"benchmarks": parts, "complete": True, "recipe": {"name": recipe}, "metrics_version": "1"}
+    terms = [{"benchmark": "docs", "score": "anls", "scale": 90.0, "value": score * 0.9}]
+    head = {"kind": "suite", "suite": "toys", "title": "Toys", "score_name": "mean ANLS", "score": score * 0.9}
+    head |= {"terms": terms, "benchmarks": parts, "complete": True}
+    return head | {"recipe": {"name": recipe}, "metrics_version": "1"}
 
 
 @pytest.fixture
@@ -57,15 +62,15 @@ def runs(tmp_path):
 
 
 def test_markdown_table(runs):
-    # mean of 80 and 83 is 81.5, sample standard deviation 3 / sqrt(2) = 2.12
+    # mean of 80 and 83 is 81.5, sample standard deviation 3 / sqrt(2) = 2.12; the suite's score is nine tenths of that
     table = to_markdown(tabulate(find_runs([runs])))
     assert table.splitlines() == [
         "| recipe | runs | Documents (anls) | Toys: mean ANLS | decoder GFLOPs | FLOPs reduction % "
         "| prefill time reduction % |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| cut | 1 | – | – | – | – | – |",
-        "| full | 2 | 81.5 ± 2.1 | 80.5 ± 2.1 | 4.00 | – | – |",
-        "| tiny-proxyv | 1 | 81.0 | 80.0 | 3.00 | 25.0 | 20.0 |",
+        "| full | 2 | 81.5 ± 2.1 | 73.3 ± 1.9 | 4.00 | – | – |",
+        "| tiny-proxyv | 1 | 81.0 | 72.9 | 3.00 | 25.0 | 20.0 |",
         "",
         "- ± is the standard deviation over runs.",
         "- Documents (anls): 10 samples of test, prompt: suffix '\\nBe brief.', "
@@ -99,12 +104,39 @@ def test_recipe_name_falls_back_to_recipe_file_then_folder(tmp_path):
     assert [run.recipe for run in find_runs([tmp_path])] == ["one", "second"]
 
 
-def test_runs_that_cannot_be_compared_are_named(tmp_path):
-    write(tmp_path / "one/eval/docs.json", benchmark(1.0, samples=10))
-    write(tmp_path / "two/eval/docs.json", benchmark(2.0, samples=20))
-    assert "Documents (anls): runs differ, their scores are not comparable" in to_markdown(
-        tabulate(find_runs([tmp_path]))
-    )
+@pytest.mark.parametrize("field", ["split", "prompt", "version", "metrics_version", "samples"])
+def test_runs_that_measured_differently_never_share_a_column(tmp_path, field):
+    write(tmp_path / "one/eval/suite-toys.json", suite(80.0, "same"))
+    write(tmp_path / "two/eval/suite-toys.json", other := suite(90.0, "same"))
+    write(tmp_path / "three/eval/suite-toys.json", suite(70.0, "same"))
+    part = other["benchmarks"]["docs"]
+    if field == "samples":
+        part["num_samples"] = 20
+    elif field == "metrics_version":
+        other[field] = "2"
+    else:
+        part["benchmark_definition"] = DEFINITION | {field: {"suffix": "?"} if field == "prompt" else "x"}
+    write(tmp_path / "two/eval/suite-toys.json", other)
+    table = tabulate(find_runs([tmp_path / name for name in ("one", "two", "three")]))
+    docs, toys = "Documents (anls)", "Toys: mean ANLS"
+    assert table.columns == [f"{docs} #1", f"{docs} #2", f"{toys} #1", f"{toys} #2"]
+    (row,) = table.rows  # runs are sorted by folder: one, three, two
+    assert {name: (f.mean, f.runs) for name, f in row.figures.items()} == {
+        f"{docs} #1": (75.0, 2),
+        f"{docs} #2": (90.0, 1),
+        f"{toys} #1": (67.5, 2),
+        f"{toys} #2": (81.0, 1),
+    }
+    shown = to_markdown(table)
+    assert "Columns with # are not comparable with each other" in shown
+    assert len(set(re.findall(r"(?m)^- Documents \(anls\) #\d: (.*)$", shown))) == 2
+
+
+def test_two_benchmarks_of_one_title_are_refused(tmp_path):
+    write(tmp_path / "eval/docs.json", benchmark(1.0))
+    write(tmp_path / "eval/more.json", benchmark(1.0) | {"benchmark": "more"})
+    with pytest.raises(UserError, match=r"more.json: field 'title': two benchmarks are called 'Documents \(anls\)'"):
+        find_runs([tmp_path])
 
 
 def test_a_report_without_costs_has_an_empty_plot(tmp_path):
@@ -140,3 +172,64 @@ def test_published_figures_stand_beside_ours(tmp_path):
     rows = {row.recipe: row.figures for row in tabulate(find_runs([tmp_path])).rows}
     assert rows["vicuna-7b-proxyv-l12"]["published FLOPs reduction %"].mean == 46
     assert "published FLOPs reduction %" not in rows["vicuna-7b-proxyv-l13"]
+
+
+def answers(*scores):
+    return "".join(json.dumps({"id": str(i), "scores": {"anls": score}}) + "\n" for i, score in enumerate(scores))
+
+
+# What is edited in a file that was right, and what the one line says.
+EDITS = {
+    "docs.json": (
+        (("main_score",), 101.0, "field 'main_score' is 101.0 and contradicts its scores, which make 80"),
+        (("scores", "anls"), 1.01, "field 'scores.anls' is 1.01 and must lie between 0 and 1"),
+        (("scores", "anls"), -0.1, "field 'scores.anls' is -0.1 and must lie between 0 and 1"),
+        (("main",), "bleu", "field 'main' is 'bleu' and is none of its scores (anls)"),
+        (("num_samples",), 0, "field 'num_samples' is 0 and must be 1 or more"),
+        (("num_samples",), 3, "field 'num_samples' is 3 and contradicts the 2 answers beside it"),
+        (("scale",), 99.0, "field 'main_score' is 80.0 and contradicts its scores, which make 79.2"),
+    ),
+    "suite-toys.json": (
+        (("score",), 101.0, "field 'score' is 101.0 and contradicts its terms, which make 72"),
+        (("terms", 0, "value"), 73.0, "field 'terms.0.value' is 73.0 and contradicts its benchmark, which make 72"),
+        (("terms", 0, "score"), "bleu", "field 'terms.0.score' is 'bleu' and is no score of 'docs'"),
+        (("terms", 0, "benchmark"), "gone", "is no score of 'gone'"),
+        (("terms",), [], "field 'terms' is [] and must hold one"),
+        (("benchmarks", "docs", "main_score"), 81.0, "field 'benchmarks.docs.main_score' is 81.0 and contradicts its"),
+        (("benchmarks", "docs", "num_samples"), 3, "is 3 and contradicts 2 in "),
+        (("benchmarks", "docs", "benchmark_definition", "split"), "train", "contradicts {'split': 'test'"),
+    ),
+}
+
+
+def test_edited_scores_are_refused_in_one_line(tmp_path):
+    def write_run():
+        write(tmp_path / "eval/docs.json", benchmark(80.0, samples=2))
+        (tmp_path / "eval/docs.jsonl").write_text(answers(0.7, 0.9))
+        whole = suite(80.0)
+        whole["benchmarks"]["docs"]["num_samples"] = 2
+        write(tmp_path / "eval/suite-toys.json", whole)
+
+    write_run()
+    assert find_runs([tmp_path])[0].scores == {"Documents (anls)": 80.0}
+    for name, edits in EDITS.items():
+        for path, value, message in edits:
+            write_run()
+            place = edited = json.loads((tmp_path / "eval" / name).read_text())
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = value
+            write(tmp_path / "eval" / name, edited)
+            with pytest.raises(UserError) as error:
+                find_runs([tmp_path])
+            assert message in str(error.value) and f"eval/{name}: " in str(error.value)
+    write_run()
+    (tmp_path / "eval/docs.jsonl").write_text(answers(0.8, 0.9))  # an answer's own score
+    with pytest.raises(UserError, match="'scores.anls' is 0.8 and contradicts the answers beside it, which make 0.85"):
+        find_runs([tmp_path])
+    # both at once, in a way that agrees within the files alone
+    write(tmp_path / "eval/docs.json", benchmark(85.0, samples=2))
+    with pytest.raises(
+        UserError, match=r"suite-toys.json: field 'benchmarks.docs.main_score' is 80.0 and contradicts 85"
+    ):
+        find_runs([tmp_path])

@@ -1,0 +1,101 @@
+"""Result files of an evaluation → a run's scores. What contradicts itself, or the files beside it, is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from proxyv.errors import UserError
+from proxyv.files import read_json, read_records
+from proxyv.report.figures import BenchmarkFigures, RunFigures, protocol
+from proxyv.results.agreement import check_answers, check_part, check_scores, check_suite
+from proxyv.results.check import checked
+from proxyv.results.scores import AnswerRecord, BenchmarkResult, SuitePart, SuiteResult
+from proxyv.results.sweep import SweepBenchmark, SweepSuite
+
+# What tables read, and every version wrote.
+NEEDED_OF_PARTS = ("title", "main", "main_score", "scale", "scores", "num_samples")
+NEEDED_OF_SUITES = (
+    *("title", "score_name", "score", "benchmarks", *(f"benchmarks.*.{name}" for name in NEEDED_OF_PARTS)),
+    *("terms", *(f"terms.*.{name}" for name in ("benchmark", "score", "scale", "value"))),
+)
+
+
+def add_scores(run: RunFigures, file: Path, result: Mapping[str, Any]) -> None:
+    """Put a benchmark's or a suite's result into the run's columns.
+
+    Raises UserError where the file is damaged, or its scores contradict each other, the answers beside it or the
+    benchmarks' own results.
+    """
+    name = (result.get("recipe") or {}).get("name")
+    run.recipe = str(name) if name else run.recipe
+    complete = bool(result.get("complete"))
+    if result["kind"] == "suite":
+        suite = checked(result, SuiteResult, file, NEEDED_OF_SUITES if complete else ())
+        parts: Mapping[str, Any] = suite["benchmarks"] if complete else {}
+    else:
+        needed = (*NEEDED_OF_PARTS, "benchmark") if complete else ()
+        parts = {str(result.get("benchmark")): checked(result, BenchmarkResult, file, needed)}
+    if not complete:
+        run.unfinished.append(file.name)
+        return
+    if result["kind"] == "suite":
+        _check_whole_suite(suite, file)
+    else:
+        _check_whole_benchmark(parts[result["benchmark"]], file)
+    for benchmark, part in parts.items():
+        how = protocol(part, result.get("metrics_version"))
+        whole = result.get("limit") is None
+        figures = BenchmarkFigures(part["main_score"], part["scores"], how, whole)
+        add_benchmark(run, benchmark, part, figures, file)
+    if result["kind"] == "suite":
+        add_suite(run, suite)
+
+
+def add_benchmark(
+    run: RunFigures,
+    name: str,
+    part: BenchmarkResult | SuitePart | SweepBenchmark,
+    figures: BenchmarkFigures,
+    file: Path,
+) -> None:
+    """Put one benchmark's figures into its column. Raises UserError where another benchmark has that column."""
+    column = f"{part['title']} ({part['main']})"
+    if column in run.scores and name not in run.benchmarks:
+        raise UserError(f"{file}: field 'title': two benchmarks are called '{column}'; give them titles of their own")
+    run.scores[column], run.protocols[column], run.benchmarks[name] = figures.main_score, figures.protocol, figures
+
+
+def add_suite(run: RunFigures, suite: SuiteResult | SweepSuite) -> None:
+    """Put a suite's score into its column, behind its benchmarks."""
+    column = f"{suite['title']}: {suite['score_name']}"
+    run.suites[column] = suite["score"]
+    # A suite is measured as its benchmarks are; a sweep says no more than that.
+    parts = suite.get("benchmarks")
+    names = run.benchmarks if not isinstance(parts, Mapping) else parts
+    run.protocols[column] = "; ".join(f"{name}: {run.benchmarks[name].protocol}" for name in names)
+
+
+def _check_whole_benchmark(result: BenchmarkResult, file: Path) -> None:
+    check_scores(result, file)
+    answers = file.with_suffix(".jsonl")
+    if answers.is_file():
+        check_answers(result, _answers(answers), file)
+
+
+def _check_whole_suite(suite: SuiteResult, file: Path) -> None:
+    check_suite(suite, file)
+    for name, part in suite["benchmarks"].items():
+        beside = file.with_name(f"{name}.json")
+        if beside.is_file():
+            own = checked(read_json(beside), BenchmarkResult, beside)
+            if own.get("complete"):
+                check_part(part, own, file, name, beside)
+
+
+def _answers(path: Path) -> list[AnswerRecord]:
+    return [
+        checked(record, AnswerRecord, f"{path}: line {number}", ("scores",))
+        for number, record in enumerate(read_records(path), start=1)
+    ]
