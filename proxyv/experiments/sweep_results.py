@@ -17,7 +17,7 @@ from proxyv.report.make import write_files
 from proxyv.report.means import MeanOverRuns
 from proxyv.report.plots import Panel, Point
 from proxyv.report.runs import SWEEP, read_sweep
-from proxyv.report.score_files import NEEDED_OF_SUITES
+from proxyv.report.score_files import read_suite
 from proxyv.report.tables import tabulate, to_markdown
 from proxyv.results.check import checked
 from proxyv.results.origin import EnvironmentRecord
@@ -112,8 +112,8 @@ def _training(run: Path) -> SharedTraining | None:
 def _suite(run: Path) -> SuiteResult | None:
     """A run's result on its suite; None where it has not been evaluated to the end."""
     file = next(iter(sorted((run / "eval").glob("suite-*.json"))), None)
-    needed = (*NEEDED_OF_SUITES, "suite", "metrics_version", "environment")
-    return None if file is None else checked(read_json(file), SuiteResult, file, needed)
+    suite = None if file is None else read_suite(file, also=("suite", "metrics_version", "environment"))
+    return suite if suite is not None and suite.get("complete") else None
 
 
 def _run(training: TrainingSummary | None, suite: SuiteResult | None) -> SweepRun:

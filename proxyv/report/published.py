@@ -34,3 +34,15 @@ def published_figure(recipe: str, figure: str) -> float | None:
         if recipe_name(row) == recipe:
             return row[figure]
     return None
+
+
+def published_scores(recipe: str, section: str) -> dict[str, float]:
+    """The paper's scores for the recipe of that name, by key, from a section of the file ("fine", "general",
+    "document_parsing_and_grounding"); empty where it has none."""
+    rows = published()[section]
+    if isinstance(rows, list):
+        of_recipe: Mapping[str, Any] = next((row for row in rows if recipe_name(row) == recipe), {})
+    else:  # "vicuna-7b/proxyv-L12"
+        names = {name.replace("/", "-").replace("-L", "-l"): row for name, row in rows.items()}
+        of_recipe = names.get(recipe, {})
+    return {key: value for key, value in of_recipe.items() if isinstance(value, float | int)}

@@ -118,13 +118,12 @@ def _read_run(folder: Path, files: Iterable[Path]) -> RunFigures:
             raise UserError(f"{recipe_file}: field 'name' is {name!r:.60} and must be text; restore the file")
         run.recipe = name
     for file in files:
-        result = read_json(file)
         if file.name == "profile.json":
-            _read_profile(run, checked(result, Profile, file))
+            _read_profile(run, checked(read_json(file), Profile, file))
         elif file.name == "bench.json":
-            _read_bench(run, checked(result, FlatBench, file))
+            _read_bench(run, checked(read_json(file), FlatBench, file))
         else:
-            add_scores(run, file, result)
+            add_scores(run, file)
     return run
 
 

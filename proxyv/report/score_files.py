@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from proxyv.errors import UserError
 from proxyv.files import read_json, read_records
@@ -16,41 +15,59 @@ from proxyv.results.sweep import SweepBenchmark, SweepSuite
 
 # What tables read, and every version wrote.
 NEEDED_OF_PARTS = ("title", "main", "main_score", "scale", "scores", "num_samples")
+NEEDED_OF_BENCHMARKS = (*NEEDED_OF_PARTS, "benchmark")
 NEEDED_OF_SUITES = (
     *("title", "score_name", "score", "benchmarks", *(f"benchmarks.*.{name}" for name in NEEDED_OF_PARTS)),
     *("terms", *(f"terms.*.{name}" for name in ("benchmark", "score", "scale", "value"))),
 )
 
 
-def add_scores(run: RunFigures, file: Path, result: Mapping[str, Any]) -> None:
+def read_suite(file: Path, also: Sequence[str] = ()) -> SuiteResult:
+    """A suite's result; `also`: more fields that a finished one must have. Raises UserError as `add_scores` does."""
+    result = read_json(file)
+    suite = checked(result, SuiteResult, file, (*NEEDED_OF_SUITES, *also) if result.get("complete") else ())
+    if not result.get("complete"):
+        return suite
+    check_suite(suite, file)
+    for name, part in suite["benchmarks"].items():
+        beside = file.with_name(f"{name}.json")
+        own = checked(read_json(beside), BenchmarkResult, beside) if beside.is_file() else None
+        if own is not None and own.get("complete"):
+            check_part(part, own, file, name, beside)
+    return suite
+
+
+def read_benchmark(file: Path) -> BenchmarkResult:
+    """A benchmark's result. Raises UserError as `add_scores` does."""
+    result = read_json(file)
+    read = checked(result, BenchmarkResult, file, NEEDED_OF_BENCHMARKS if result.get("complete") else ())
+    if not result.get("complete"):
+        return read
+    check_scores(read, file)
+    answers = file.with_suffix(".jsonl")
+    if answers.is_file():
+        check_answers(read, _answers(answers), file)
+    return read
+
+
+def add_scores(run: RunFigures, file: Path) -> None:
     """Put a benchmark's or a suite's result into the run's columns.
 
     Raises UserError where the file is damaged, or its scores contradict each other, the answers beside it or the
     benchmarks' own results.
     """
-    name = (result.get("recipe") or {}).get("name")
-    run.recipe = str(name) if name else run.recipe
-    complete = bool(result.get("complete"))
-    if result["kind"] == "suite":
-        suite = checked(result, SuiteResult, file, NEEDED_OF_SUITES if complete else ())
-        parts: Mapping[str, Any] = suite["benchmarks"] if complete else {}
-    else:
-        needed = (*NEEDED_OF_PARTS, "benchmark") if complete else ()
-        parts = {str(result.get("benchmark")): checked(result, BenchmarkResult, file, needed)}
-    if not complete:
+    result = read_suite(file) if read_json(file).get("kind") == "suite" else read_benchmark(file)
+    run.recipe = str((result.get("recipe") or {}).get("name") or run.recipe)
+    if not result.get("complete"):
         run.unfinished.append(file.name)
         return
+    parts: Mapping[str, BenchmarkResult | SuitePart]
+    parts = result["benchmarks"] if result["kind"] == "suite" else {result["benchmark"]: result}
+    for name, part in parts.items():
+        how, whole = protocol(part, result.get("metrics_version")), result.get("limit") is None
+        add_benchmark(run, name, part, BenchmarkFigures(part["main_score"], part["scores"], how, whole), file)
     if result["kind"] == "suite":
-        _check_whole_suite(suite, file)
-    else:
-        _check_whole_benchmark(parts[result["benchmark"]], file)
-    for benchmark, part in parts.items():
-        how = protocol(part, result.get("metrics_version"))
-        whole = result.get("limit") is None
-        figures = BenchmarkFigures(part["main_score"], part["scores"], how, whole)
-        add_benchmark(run, benchmark, part, figures, file)
-    if result["kind"] == "suite":
-        add_suite(run, suite)
+        add_suite(run, result)
 
 
 def add_benchmark(
@@ -75,23 +92,6 @@ def add_suite(run: RunFigures, suite: SuiteResult | SweepSuite) -> None:
     parts = suite.get("benchmarks")
     names = run.benchmarks if not isinstance(parts, Mapping) else parts
     run.protocols[column] = "; ".join(f"{name}: {run.benchmarks[name].protocol}" for name in names)
-
-
-def _check_whole_benchmark(result: BenchmarkResult, file: Path) -> None:
-    check_scores(result, file)
-    answers = file.with_suffix(".jsonl")
-    if answers.is_file():
-        check_answers(result, _answers(answers), file)
-
-
-def _check_whole_suite(suite: SuiteResult, file: Path) -> None:
-    check_suite(suite, file)
-    for name, part in suite["benchmarks"].items():
-        beside = file.with_name(f"{name}.json")
-        if beside.is_file():
-            own = checked(read_json(beside), BenchmarkResult, beside)
-            if own.get("complete"):
-                check_part(part, own, file, name, beside)
 
 
 def _answers(path: Path) -> list[AnswerRecord]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxyv.report.columns import ordered, separate
@@ -26,12 +26,15 @@ class RecipeRow:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by recipe; columns in order, of which `suites` are suite scores; what a reader must know besides."""
+    """Rows by recipe; columns in order, of which `suites` are suite scores; what a reader must know besides.
+
+    decimals: of columns that are shown with others than the usual."""
 
     rows: list[RecipeRow]
     columns: list[str]
     suites: list[str]
     notes: list[str]
+    decimals: Mapping[str, int] = field(default_factory=dict)
 
 
 def tabulate(runs: Sequence[RunFigures]) -> Table:
@@ -79,7 +82,7 @@ def to_latex(table: Table) -> str:
 
 def _texts(table: Table) -> tuple[list[str], list[list[str]]]:
     """Head and rows."""
-    rows = [[row.recipe, str(row.runs), *(_cell(row, column) for column in table.columns)] for row in table.rows]
+    rows = [[row.recipe, str(row.runs), *(_cell(table, row, column) for column in table.columns)] for row in table.rows]
     return ["recipe", "runs", *table.columns], rows
 
 
@@ -87,11 +90,12 @@ def _all_notes(table: Table) -> list[str]:
     return [*(["± is the standard deviation over runs."] if any(r.runs > 1 for r in table.rows) else []), *table.notes]
 
 
-def _cell(row: RecipeRow, column: str) -> str:
+def _cell(table: Table, row: RecipeRow, column: str) -> str:
     figure = row.figures.get(column)
     if figure is None:
         return ABSENT
-    decimals = 3 if column == LOSS else 2 if column == FLOPS and abs(figure.mean) < 100 else 1
+    usual = 3 if column == LOSS else 2 if column == FLOPS and abs(figure.mean) < 100 else 1
+    decimals = table.decimals.get(column, usual)
     # Counted, not measured: no spread to speak of.
     counted = column in (FLOPS, FLOPS_SAVED, FLOPS_PUBLISHED, TOTAL_SAVED) and figure.spread == 0
     return f"{figure.mean:.{decimals}f}" if counted else figure.text(decimals)

@@ -56,7 +56,8 @@ def check_suite(suite: SuiteResult, file: object) -> None:
     if not suite["terms"]:
         raise _wrong(file, "terms", [], "must hold one at least")
     for number, term in enumerate(suite["terms"]):
-        scores: Mapping[str, float] = suite["benchmarks"].get(term["benchmark"], {}).get("scores", {})
+        named = suite["benchmarks"].get(term["benchmark"])
+        scores = {} if named is None else named["scores"]
         if term["score"] not in scores:
             raise _wrong(file, f"terms.{number}.score", term["score"], f"is no score of '{term['benchmark']}'")
         value = scores[term["score"]] * term["scale"]

@@ -233,9 +233,11 @@ def finished_files(folder, seed, score, loss):
     run = folder / f"seed-{seed}"
     definition = {"split": "test", "version": "1", "prompt": {}}
     part = dict(title="Documents", main="anls", main_score=score, num_samples=10, benchmark_definition=definition)
+    part |= dict(scale=100.0, scores={"anls": score / 100, "exact_match": score / 100 - 0.01})
     suite = dict(
         suite="two", title="Two", score_name="mean", score=score - 1, metrics_version="1", environment={"a": 1}
     )
+    suite |= dict(complete=True, terms=[dict(benchmark="docs", score="exact_match", scale=100.0, value=score - 1)])
     (run / "eval").mkdir(parents=True)
     (run / "only").mkdir()
     (run / "recipe.yaml").write_text("{name: x, stages: {only: {}}}")

@@ -7,8 +7,9 @@ from PIL import Image
 
 from proxyv.errors import UserError
 from proxyv.report.make import make_report, write_into
+from proxyv.report.paper_tables import paper_tables
 from proxyv.report.runs import find_runs
-from proxyv.report.tables import tabulate, to_markdown
+from proxyv.report.tables import tabulate, to_latex, to_markdown
 
 DEFINITION = {"split": "test", "version": "1", "prompt": {"prefix": "", "suffix": "\nBe brief.", "capitalize": False}}
 
@@ -80,7 +81,7 @@ def test_markdown_table(runs):
 
 
 def test_files_are_written_and_the_numbers_are_unrounded(runs, tmp_path):
-    markdown, numbers, plot = make_report([runs], tmp_path / "report")
+    markdown, numbers, _, plot = make_report([runs], tmp_path / "report")
     assert markdown.read_text().startswith("| recipe |") and "](report.png)" in markdown.read_text()
     rows = {row["recipe"]: row for row in csv.DictReader(numbers.open(encoding="utf-8"))}
     assert float(rows["full"]["Documents (anls) spread"]) == pytest.approx(4.5**0.5)
@@ -233,3 +234,92 @@ def test_edited_scores_are_refused_in_one_line(tmp_path):
         UserError, match=r"suite-toys.json: field 'benchmarks.docs.main_score' is 80.0 and contradicts 85"
     ):
         find_runs([tmp_path])
+
+
+def paper_run(folder, recipe, values, limit=None, **changes):
+    """A run with finished benchmarks; `values` by name: main score, or shares by score name."""
+    for name, value in values.items():
+        scores = value if isinstance(value, dict) else {"main": value / 100}
+        main = next(iter(scores))
+        result = benchmark(100 * scores[main], recipe)
+        result |= {"benchmark": name, "title": name, "main": main, "scores": scores, "limit": limit} | changes
+        write(folder / f"eval/{name}.json", result)
+
+
+FINE = {"docvqa_val": 68.0, "chartqa": 60.0, "infovqa_val": 35.0, "textvqa_val": 62.0, "ocrbench": 51.0}
+
+
+def test_the_papers_tables_show_ours_beside_the_published(tmp_path):
+    recipe = "vicuna-7b-proxyv-l12"
+    paper_run(tmp_path / "a", recipe, {**FINE, "mmstar": 40.0, "refcoco_bbox_rec_val": 80.0})
+    paper_run(tmp_path / "b", recipe, {**FINE, "docvqa_val": 70.0})
+    paper_run(
+        tmp_path / "c", "vicuna-7b-pyramiddrop", {"ccpdf": {"bleu": 0.72, "edit_distance": 0.17}, "chartqa": 58.0}
+    )
+    paper_run(tmp_path / "d", "of-mine", {"docvqa_val": 50.0})
+    paper_run(tmp_path / "e", "cut", {"docvqa_val": 99.0}, limit=2)
+    written = make_report([tmp_path / name for name in "abcde"], tmp_path / "out")
+    names = ("report", "score_fine", "grounding", "general", "parsing")
+    assert {path.name for path in written} == {f"{n}.{e}" for n in names for e in ("md", "csv", "tex")} | {"report.png"}
+    # mean of 68, 60, 35, 62, 51 is 55.2, with 70 for 68 it is 55.6
+    fine = (tmp_path / "out/score_fine.md").read_text().splitlines()
+    assert fine[0] == (
+        "| recipe | runs | DocVQA | DocVQA published | ChartQA | ChartQA published | InfoVQA | InfoVQA published "
+        "| TextVQA | TextVQA published | OCRBench/10 | OCRBench/10 published | Score_fine | Score_fine published |"
+    )
+    assert fine[2:5] == [
+        "| vicuna-7b-proxyv-l12 | 2 | 69.00 ± 1.41 | 68.18 | 60.00 ± 0.00 | 60.16 | 35.00 ± 0.00 | 34.77 "
+        "| 62.00 ± 0.00 | 61.69 | 51.00 ± 0.00 | 51.00 | 55.40 ± 0.28 | 55.16 |",
+        "| vicuna-7b-pyramiddrop | 1 | – | 68.50 | 58.00 | 58.88 | – | 34.43 | – | 61.84 | – | 49.50 | – | 54.63 |",
+        "| of-mine | 1 | 50.00 | – | – | – | – | – | – | – | – | – | – | – |",
+    ]
+    assert "- cut: docvqa_val is left out: 10 samples of test are not all (`--limit`)." in fine
+    assert any(line.startswith("- Published: arXiv 2505.15816") for line in fine)
+    parsing = (tmp_path / "out/parsing.md").read_text()
+    assert "| vicuna-7b-pyramiddrop | 1 | 0.7200 | 0.7261 | 0.1700 | 0.1702 |" in parsing
+    assert "which split" in (tmp_path / "out/grounding.md").read_text()
+    general = list(csv.DictReader((tmp_path / "out/general.csv").open(encoding="utf-8")))
+    assert [row["recipe"] for row in general] == ["vicuna-7b-proxyv-l12"]
+    assert (general[0]["MMStar mean"], general[0]["MMStar published mean"]) == ("40.0", "38.35")
+    assert (general[0]["RefCOCO val mean"], general[0]["RefCOCO val published mean"]) == ("80.0", "76.76")
+
+
+def test_the_papers_mean_is_never_made_of_different_ways_of_measuring(tmp_path):
+    recipe = "vicuna-7b-full"
+    paper_run(tmp_path / "a", recipe, FINE)
+    paper_run(tmp_path / "b", recipe, {**FINE, "chartqa": 70.0}, metrics_version="2")
+    (table,) = [table for name, table in paper_tables(find_runs([tmp_path])).items() if name == "score_fine"]
+    (row,) = table.rows
+    assert row.figures["Score_fine #1"].mean == pytest.approx(55.2)
+    assert row.figures["Score_fine #2"].mean == pytest.approx(57.2) and "Score_fine" not in row.figures
+    assert [name for name in table.columns if "Score" in name] == [
+        *("Score_fine #1", "Score_fine #2", "Score_fine published")
+    ]
+
+
+def test_one_of_the_papers_tables_goes_into_a_document(tmp_path):
+    document = tmp_path / "doc.md"
+    document.write_text("<!-- table: fine (how) -->\n<!-- end of table -->\n")
+    paper_run(tmp_path / "run", "vicuna-7b-full", {"chartqa": 60.0})
+    write_into(document, "fine", [tmp_path / "run"], "score_fine")
+    assert "| vicuna-7b-full | 1 | 60.00 | 59.64 |" in document.read_text()
+    with pytest.raises(UserError, match="no whole benchmark of the table 'general'; evaluate"):
+        write_into(document, "fine", [tmp_path / "run"], "general")
+
+
+def test_latex(tmp_path):
+    write(tmp_path / "a/eval/docs.json", benchmark(80.0, "50%_of\\{x}&#$~^"))
+    write(tmp_path / "b/eval/docs.json", benchmark(84.0, "50%_of\\{x}&#$~^"))
+    write(tmp_path / "a/profile.json", {"decoder_flops": 4_000_000_000})
+    assert to_latex(tabulate(find_runs([tmp_path]))).splitlines() == [
+        r"\begin{tabular}{lrrr}",
+        r"\toprule",
+        r"recipe & runs & Documents (anls) & decoder GFLOPs \\",
+        r"\midrule",
+        r"50\%\_of\textbackslash{}\{x\}\&\#\$\textasciitilde{}\textasciicircum{} & 2 & 82.0 $\pm$ 2.8 & 4.00 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        "% ± is the standard deviation over runs.",
+        "% Documents (anls): 10 samples of test, prompt: suffix '\\nBe brief.', benchmark version 1, "
+        "metrics version 1.",
+    ]
