@@ -4,6 +4,8 @@ benchmarks.py  what a benchmark or suite YAML holds      samples.py     a benchm
 metrics.py     the scores of one answer                  answers.py     greedy answers, in batches
 runner.py      evaluate a model, resume                  scoring.py     means, suites, scoring again
 vqa_answers.py the form VQA accuracy compares            rescoring.py   a folder of results scored again
+comparing.py   runs against each other, sample by sample  paired.py      how sure a difference is
+flip_page.py   the answers that changed, with pictures
 
     <output_dir>/<benchmark>.jsonl     one line per sample, appended as answers come
     <output_dir>/<benchmark>.json      scores and everything they were measured with

@@ -46,7 +46,7 @@ def read_benchmark(file: Path) -> BenchmarkResult:
     check_scores(read, file)
     answers = file.with_suffix(".jsonl")
     if answers.is_file():
-        check_answers(read, _answers(answers), file)
+        check_answers(read, read_answers(answers), file)
     return read
 
 
@@ -94,8 +94,9 @@ def add_suite(run: RunFigures, suite: SuiteResult | SweepSuite) -> None:
     run.protocols[column] = "; ".join(f"{name}: {run.benchmarks[name].protocol}" for name in names)
 
 
-def _answers(path: Path) -> list[AnswerRecord]:
+def read_answers(path: Path, needed: Sequence[str] = ("scores",)) -> list[AnswerRecord]:
+    """The answers in a file, each with the fields `needed`. Raises UserError where it is damaged or a line is none."""
     return [
-        checked(record, AnswerRecord, f"{path}: line {number}", ("scores",))
+        checked(record, AnswerRecord, f"{path}: line {number}", needed)
         for number, record in enumerate(read_records(path), start=1)
     ]

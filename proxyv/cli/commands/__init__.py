@@ -11,6 +11,7 @@ from typing import Protocol
 from proxyv.cli.commands import (
     bench,
     check_data,
+    compare,
     convert,
     doctor,
     eval,
@@ -57,6 +58,7 @@ COMMANDS: tuple[Command, ...] = (
     show_sample,
     eval,
     rescore,
+    compare,
     generate,
     report,
     profile,
