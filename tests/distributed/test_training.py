@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from proxyv.files import CHECKOUT
 from proxyv.train import train
+from tests.commands import Group
 from tests.contract.method_settings import SHIPPED, method_fields
 from tests.distributed.processes import train_on_two
 from tests.small_runs import figures, page_recipe, read_log, stage
@@ -113,7 +114,8 @@ def runs(tmp_path_factory, pytestconfig):
     train_on_two(folder, *recipes, stop_at={broken.name: 3 for _, broken in resumed})
     for _, broken in resumed:
         assert len(read_log(folder / "runs" / broken.name, "mixed")) == 3
-    train_on_two(folder, *(broken for _, broken in resumed))
+        go_on = Group(["train", f"{broken.name}.yaml", "--resume"], folder, processes=2)
+        assert go_on.wait() == [0, 0], go_on.printed()[-3000:]
     return folder / "runs", pairs, resumed
 
 
