@@ -42,6 +42,7 @@ class LLMInputs:
     cache: Cache | None
     labels: torch.Tensor | None = None  # (B, L) int64
     plan: Plan | None = None  # a method's, for a prompt with images
+    layout: Layout | None = None  # of a prompt with images: which row is what
     decode_rows: DecodeRows | None = None  # behind a cache that knows its rows
 
 
@@ -176,7 +177,8 @@ def image_inputs(
             cache = _cache_of(layout, cache, model.config.text_config)
     embeddings = embed(text, vision, model.image_newline, layout)
     mask = _stock_mask(layout, embeddings, cast(str, model.language_model.config._attn_implementation), cache)
-    return LLMInputs(embeddings, layout.position_ids.to(embeddings.device), mask, cache, labels), layout
+    positions = layout.position_ids.to(embeddings.device)
+    return LLMInputs(embeddings, positions, mask, cache, labels, layout=layout), layout
 
 
 def embed(text: torch.Tensor, vision: VisionTokens, newline: torch.Tensor, layout: Layout) -> torch.Tensor:

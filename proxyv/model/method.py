@@ -64,9 +64,9 @@ class Selection(nn.Module):
 class Plan:
     """What the layers of a method share during one prefill. The default leaves every row where it is."""
 
-    def remaining(self, values: torch.Tensor, fill: int) -> torch.Tensor:
-        """Of values (B, L), one for each row of the layout, those of the rows that are left after the last layer,
-        (B, L'); `fill` where a row is padding."""
+    def remaining(self, values: torch.Tensor, fill: int, layers: int | None = None) -> torch.Tensor:
+        """Of values (B, L), one for each row of the layout, those of the rows that are left behind the first `layers`
+        layers (None: behind all), (B, L'); `fill` where a row is padding. To be called after the prefill."""
         return values
 
 

@@ -194,6 +194,18 @@ class ProxyVForConditionalGeneration(ProxyVPreTrainedModel, ImageGenerationMixin
             runs.append(replace(inputs, plan=method.plan(self, layout, inputs.embeddings)))
         return runs
 
+    def prefill_states(self, prompt: Prompt, pixel_values: torch.Tensor) -> tuple[LLMInputs, tuple[torch.Tensor, ...]]:
+        """What enters the LLM for a prompt with images, and the hidden states at every depth (see `ProxyVOutput`).
+
+        Args:
+            pixel_values: (C, 3, S, S) float.
+
+        `layout` and `plan` of the first say which row is what: `plan.remaining(…, layers=k)` for state k.
+        """
+        (inputs,) = self._image_runs((self.method,), prompt, pixel_values, None, False, None)
+        output = self._logits(inputs, False, 1, {"output_hidden_states": True})
+        return inputs, cast("tuple[torch.Tensor, ...]", output.hidden_states)
+
     def vision_tokens(self, method: Method, view: TowerView, prompt: Prompt) -> VisionTokens:
         """Tower features through a method and the projector: what enters the LLM for the images, values (C, P', D)."""
         selected = method.select(self, view, prompt)

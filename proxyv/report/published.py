@@ -9,6 +9,7 @@ from typing import Any
 
 from proxyv.errors import UserError
 from proxyv.files import CHECKOUT
+from proxyv.results.mir import PublishedRate
 
 PUBLISHED = CHECKOUT / "eval" / "published.json"
 
@@ -46,3 +47,13 @@ def published_scores(recipe: str, section: str) -> dict[str, float]:
         names = {name.replace("/", "-").replace("-L", "-l"): row for name, row in rows.items()}
         of_recipe = names.get(recipe, {})
     return {key: value for key, value in of_recipe.items() if isinstance(value, float | int)}
+
+
+def published_rate(method: Mapping[str, Any]) -> PublishedRate | None:
+    """The paper's modality integration rate for a method with these fields; None where it has none.
+
+    The paper names neither the LLM, nor the list of images and texts, nor the mode.
+    """
+    figures, light = published()["mir"], method["name"] == "light_mlp" and method.get("start_layer") == 0
+    key = "full" if method["name"] == "full" else "light_modules_from_layer_0" if light else None
+    return None if key is None else {"value": figures[key], "setting": f"{key}: {figures['note']}"}

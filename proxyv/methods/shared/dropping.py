@@ -105,8 +105,8 @@ class DroppingPlan(SubsetPlan):
     old_places: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that drops, (B, L') int64
     scores: dict[int, torch.Tensor] = field(default_factory=dict)  # by layer that ranks, (I, N) float32
 
-    def remaining(self, values: torch.Tensor, fill: int) -> torch.Tensor:
-        rows = self.rows[max(self.rows)] if self.rows else self.first
+    def remaining(self, values: torch.Tensor, fill: int, layers: int | None = None) -> torch.Tensor:
+        rows = self.entering(max(self.rows, default=0) + 1 if layers is None else layers)
         return rows.gather(values).masked_fill(~rows.valid.to(values.device), fill)
 
     def entering(self, layer: int) -> RowSubset:
