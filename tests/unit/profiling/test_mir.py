@@ -156,14 +156,15 @@ def test_rows_that_a_method_drops_or_adds_are_not_mistaken(pairs, method, left):
     assert [gap["vision_rows"] for gap in gaps] == [count * crops for count in left]
     assert [gap["text_rows"] for gap in gaps] == [sum(text)] * 3
     # Text is the end of what is left, so its scale is told without knowing which rows those are.
-    for gap in gaps:
-        norms = []
-        for pair, rows in zip(encoded, text, strict=True):
+    ends: dict[int, list] = {gap["layer"]: [] for gap in gaps}
+    for pair, rows in zip(encoded, text, strict=True):
+        with torch.no_grad():
             prompt = model.read_prompt(pair.input_ids, None, [pair.crops])
-            with torch.no_grad():
-                _, states = model.prefill_states(prompt, pair.pixel_values)
-            norms.append(states[gap["layer"]][0, -rows:].norm(dim=1))
-        assert gap["text_scale"] == pytest.approx(torch.cat(norms).mean().item(), rel=1e-5)
+            _, states = model.prefill_states(prompt, pair.pixel_values)
+        for layer, norms in ends.items():
+            norms.append(states[layer][0, -rows:].norm(dim=1))
+    scales = [torch.cat(norms).mean().item() for norms in ends.values()]
+    assert [gap["text_scale"] for gap in gaps] == pytest.approx(scales, rel=1e-5)
 
 
 # ── lists and the command ───────────────────────────────────────────────────────────────────────────────────────────
