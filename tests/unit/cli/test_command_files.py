@@ -42,6 +42,8 @@ def test_help_has_an_example_and_says_json_where_figures_are_printed(capsys, com
 REQUIRED = {
     "eval": ["m"],
     "rescore": ["r"],
+    "compare": ["r", "s"],
+    "mir": ["m", "--pairs", "p"],
     "generate": ["m", "--prompt", "q"],
     "report": ["r"],
     "methods": [],
