@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,3 +121,17 @@ def _check_source(data: TrainingData, reader: Reader, report: DataReport) -> Sou
     if not source.usable and not report.problems:
         report.problems.append(f"{reader.file}: no sample is usable in stage '{data.stage}'; see the counts")
     return source
+
+
+def find_bad_records(reader: Reader) -> dict[int, str]:
+    """What is wrong with records of a data set, by their numbers, as far as it can be told without a tokenizer and
+    without opening images: they are malformed, or name image files that are not there."""
+    bad = reader.faults()
+    if reader.spec.images is None:
+        return bad
+    for number in tqdm(range(len(reader)), desc=f"{reader.name}: images", unit="record", delay=2):
+        if number not in bad:
+            absent = [one for one in reader[number].images if isinstance(one, Path) and not one.is_file()]
+            if absent:
+                bad[number] = f"{reader.where_is(number)} image {absent[0]} does not exist"
+    return bad

@@ -6,11 +6,8 @@ No code of theirs is run, and no pickle is read: weights come from safetensors a
 from __future__ import annotations
 
 import os
-from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
@@ -22,11 +19,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from proxyv.errors import UserError, reading
 from proxyv.files import read_json
+from proxyv.hub import hub_answers
 
 # Files in which a folder may name code of its own, by the key "auto_map".
 _SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 _UNKNOWN = "\ue000"  # of the private use area
-_PATIENCE = 10  # seconds that the hub may take to answer at all
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 CONVERT = "pickled weights: proxyv convert SOURCE NEW_FOLDER"
 SAVE_AGAIN = "restore the file, or save the model again"
@@ -50,18 +47,6 @@ def check_source(source: str | Path, field: str) -> None:
             f"{field}: there is no folder '{source}', and {constants.ENDPOINT} does not answer; fix the path, or "
             "download it where there is a connection (hf download)"
         )
-
-
-@cache
-def hub_answers(endpoint: str) -> bool:
-    """Whether a hub can be reached, asked once: the libraries try again for a minute with every file."""
-    try:
-        urlopen(Request(endpoint, method="HEAD"), timeout=_PATIENCE).close()  # through the proxies of the environment
-    except HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def check_folder(folder: str | Path) -> None:

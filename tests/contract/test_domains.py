@@ -23,10 +23,12 @@ from proxyv.methods import describe_method, make_method, method_classes
 from proxyv.model.registry import settle_recipe
 from proxyv.pages import DIFFICULTIES, KINDS
 from proxyv.schema import from_mapping
+from proxyv.sources.source import Source
 
 SCHEMAS: dict[str, type] = {
     "Recipe": Recipe,
     "Benchmark": Benchmark,
+    "Source": Source,
     "Suite": Suite,
     **{f"method {name}": schema for name, schema in sorted(method_classes().items())},
 }

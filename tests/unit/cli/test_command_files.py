@@ -40,6 +40,7 @@ def test_help_has_an_example_and_says_json_where_figures_are_printed(capsys, com
 
 # The arguments that commands cannot do without.
 REQUIRED = {
+    "data": ["list"],
     "eval": ["m"],
     "rescore": ["r"],
     "compare": ["r", "s"],
