@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from proxyv.report.markdown import table_lines, with_notes
 from proxyv.schema import as_plain
 from proxyv.sources.fetched import read_fetched
 from proxyv.sources.source import Source
@@ -36,6 +37,30 @@ def table_rows(sources: Sequence[Source], data_root: str | Path) -> list[tuple[s
         for source in sources
     ]
     return [HEAD, *rows]
+
+
+def to_markdown(sources: Sequence[Source]) -> str:
+    """A table of sources for a document, and what its marks mean."""
+    head = ("source", "what", "on the hub", "commit", "licence", "GB", "rows", "folder")
+    rows = [
+        [
+            source.name,
+            source.title,
+            f"[{source.hub}](https://huggingface.co/datasets/{source.hub})",
+            source.revision[:7] if source.revision else "unpinned",
+            _mark(source, "licence", source.licence),
+            _mark(source, "gigabytes", gigabytes_in_words(source)),
+            _mark(source, "rows", rows_in_words(source)),
+            source.folder,
+        ]
+        for source in sources
+    ]
+    notes = [
+        LEGEND,
+        "The document that states a fact, and the columns: `proxyv data list SOURCE`.",
+        *[f"{one.name}, by hand: {hand.what}, from {hand.origin}." for one in sources for hand in one.by_hand],
+    ]
+    return with_notes(table_lines(head, rows, text_columns=5), notes)
 
 
 def facts_lines(sources: Sequence[Source], data_root: str | Path) -> list[str]:

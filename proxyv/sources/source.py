@@ -95,9 +95,17 @@ class Source(Declared):
     def holds(self, data: str) -> bool:
         """Whether a path below the data root, as a benchmark or data set names it, is of this source: a file, a
         pattern or a folder."""
-        places = [f"{self.folder}/{pattern}" for pattern in self.patterns]
+        return bool(self.files_of(data))
+
+    def files_of(self, data: str) -> list[SourceFiles]:
+        """Those of the source's files that a path below the data root names; see `holds`."""
         inside = f"{data.rstrip('/')}/"
-        return any(fnmatch.fnmatch(one, data) or fnmatch.fnmatch(data, one) or one.startswith(inside) for one in places)
+        places = ((files, f"{self.folder}/{files.pattern}") for files in self.files)
+        return [
+            files
+            for files, place in places
+            if fnmatch.fnmatch(place, data) or fnmatch.fnmatch(data, place) or place.startswith(inside)
+        ]
 
 
 def load_source(name: str, folder: Path = FOLDER) -> Source:

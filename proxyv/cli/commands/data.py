@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from proxyv.cli.options import add_into
 from proxyv.cli.printing import aligned, show
 from proxyv.errors import UserError
 from proxyv.sources.source import Source
@@ -21,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["list", "fetch", "check"], help="what to do")
     parser.add_argument("names", nargs="*", default=[], help="sources, benchmarks or suites (list: default all)")
     parser.add_argument("--data_root", default="data", help="folder of all data (default: data)")
+    add_into(parser, "list: update the table of that name in a document instead")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -29,13 +31,20 @@ def run(args: argparse.Namespace) -> None:
 
     if args.action != "list" and not args.names:
         raise UserError(f"names: say what to {args.action}; `proxyv data list` shows what there is")
+    if args.action != "list" and args.into is not None:
+        raise UserError(f"--into: goes with list, not with {args.action}")
     sources = find_sources(args.names)
     {"list": _list, "fetch": _fetch, "check": _check}[args.action](args, sources)
 
 
 def _list(args: argparse.Namespace, sources: list[Source]) -> None:
-    from proxyv.sources.describe import LEGEND, describe, facts_lines, table_rows
+    from proxyv.report.markdown import replace_table
+    from proxyv.sources.describe import LEGEND, describe, facts_lines, table_rows, to_markdown
 
+    if args.into is not None:
+        document, name = args.into
+        print(replace_table(document, name, to_markdown(sources)))
+        return
     figures = {source.name: describe(source, args.data_root) for source in sources}
     facts = facts_lines(sources, args.data_root) if args.names else aligned(table_rows(sources, args.data_root))
     show(figures, args.json, facts if args.names else [*facts, LEGEND])
