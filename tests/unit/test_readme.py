@@ -1,4 +1,4 @@
-"""The tables of the README and the results page are what the committed result files give, and what they name exists."""
+"""The tables of the README and of other pages are what the committed result files give, and what they name exists."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from proxyv.report.make import write_into
 from proxyv.report.markdown import replace_table
 from tests.support_matrix import update
 
-PAGES = ("README.md", "eval/README.md")
+PAGES = ("README.md", "eval/README.md", "docs/reproduce.md")
 
 
 @pytest.fixture
@@ -51,6 +51,10 @@ def test_counted_tables(repo, unchanged, name, to_markdown):
 
 def test_catalogue_of_methods(unchanged):
     unchanged("README.md", lambda copy: main(["methods", "--into", f"{copy}#method-catalogue"]))
+
+
+def test_list_of_sources(unchanged):
+    unchanged("docs/reproduce.md", lambda copy: main(["data", "list", "--into", f"{copy}#data"]))
 
 
 def test_support_tables(repo, unchanged):
