@@ -96,6 +96,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *words: None  # type: ignore[method-assign]  # who is killed hangs up
     threading.Thread(target=server.serve_forever, daemon=True).start()
     hub.address = f"http://127.0.0.1:{server.server_port}"
     try:

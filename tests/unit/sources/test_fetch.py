@@ -89,8 +89,7 @@ def test_other_bytes_than_promised_are_not_put_into_place(hub, tmp_path):
 
 
 def test_a_killed_download_goes_on_where_it_stopped(tmp_path):
-    """With the command itself, at the real source: the whole file travels once, but for the last blocks of the first
-    process, which wrote ten megabytes at once."""
+    """With the command itself, at the real source: what the first process has written is not asked for again."""
     content = os.urandom(2**20) * 24
     path = "data/test-00000-of-00001.parquet"
     commit = "9e63b7df1592a1c2158e735cc1725454aef0d6d9"  # as configs/sources/chartqa.yaml pins it
@@ -108,7 +107,7 @@ def test_a_killed_download_goes_on_where_it_stopped(tmp_path):
             first.wait()
         (partial,) = folder.glob(".*.partial")
         kept = partial.stat().st_size
-        assert kept >= 10 * 2**20
+        assert 0 < kept <= 15 * 2**20
         subprocess.run(command, env=environment, check=True, timeout=60, stdout=subprocess.DEVNULL)
         assert hub.asked == [(path, ""), (path, f"bytes={kept}-")]
     assert [one.name for one in folder.iterdir()] == ["test-00000-of-00001.parquet"]
