@@ -25,6 +25,10 @@ class UserError(ValueError):
         return super().__str__()
 
 
+class ElsewhereError(UserError):
+    """What has ended another process of the same work, and so ends this one; the other says so itself."""
+
+
 class FieldError(UserError):
     """A field of the recipe that does not fit, e.g. `method.tokens`, apart from what is wrong with it: a combination
     raises it again as `method.before_llm.tokens`."""

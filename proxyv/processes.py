@@ -29,6 +29,18 @@ def world_size() -> int:
     return _number("WORLD_SIZE", 1)
 
 
+def local_rank() -> int:
+    """This process's number on its machine, from 0. Raises UserError where a launcher's variables are not whole."""
+    local = _number("LOCAL_RANK", 0)
+    missing = [name for name in _LAUNCHER if name not in os.environ] if world_size() > 1 else []
+    if missing or not max(rank(), local) < world_size():
+        raise UserError(
+            f"WORLD_SIZE: the environment has {world_size()}, but "
+            f"{f'no {missing[0]}' if missing else 'RANK or LOCAL_RANK is not below it'}; start by torchrun, or unset it"
+        )
+    return local
+
+
 def _number(variable: str, alone: int) -> int:
     """What a launcher has put into a variable; `alone` without one. Raises UserError for anything but a number."""
     value = os.environ.get(variable, str(alone))
@@ -45,14 +57,7 @@ def connect() -> None:
     if world_size() > 1:
         from accelerate import PartialState
 
-        missing = [name for name in _LAUNCHER if name not in os.environ]
-        if missing or not max(rank(), _number("LOCAL_RANK", 0)) < world_size():
-            raise UserError(
-                f"WORLD_SIZE: the environment has {world_size()}, but "
-                f"{f'no {missing[0]}' if missing else 'RANK or LOCAL_RANK is not below it'}; start by torchrun, or "
-                "unset it"
-            )
-
+        local_rank()
         PartialState(cpu=not torch.cuda.is_available())
 
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from proxyv.cli.commands import COMMANDS, Command, command_name
-from proxyv.errors import UserError, shorten
+from proxyv.errors import ElsewhereError, UserError, shorten
 from proxyv.files import writing
 from proxyv.signals import REQUEUE, Stopped, stop_at_once
 
@@ -47,11 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ending = _ending(error)
         if ending is None:
             raise
+        if isinstance(error, ElsewhereError):
+            raise SystemExit(ending[1]) from None
         stop(f"proxyv {args.command}", *ending)
 
 
 def _ending(error: BaseException) -> tuple[str, int] | None:
     """The message and exit code of an error; None for one that is a mistake of ours."""
+    if isinstance(error, ElsewhereError):  # a signal only follows it
+        return str(error), 2
     above: BaseException | None = error
     while above is not None:  # a signal may come while a library is at work, which then fails in its own way
         if isinstance(above, Stopped):

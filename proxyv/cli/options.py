@@ -52,6 +52,20 @@ def add_benchmarks_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmarks_dir", help="folder of benchmark and suite YAML files beside the shipped ones")
 
 
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """Samples generated at once."""
+    parser.add_argument(
+        "--batch_size",
+        type=_batch_size,
+        metavar="N",
+        help="samples answered at once, or auto: 8 on a CPU, else up to 64 that fit (default: 1)",
+    )
+
+
+def _batch_size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 def add_into(parser: argparse.ArgumentParser, text: str) -> None:
     """A table's place in a document, as (document, name of the table); None where it is left out."""
     parser.add_argument("--into", metavar="FILE#NAME", type=_document_and_name, default=None, help=text)

@@ -9,12 +9,14 @@ import io
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from proxyv.errors import UserError, one_line, reason
-from proxyv.model.rgb import to_rgb
+from proxyv.model.rgb import to_rgb, upright_size
 
 # What an image may have at most. All are looked up in its header, before its pixels take memory.
 MAX_PIXELS = 89_478_485  # width × height; Pillow warns of decompression bombs from here on
@@ -43,10 +45,30 @@ def open_image(source: Path | bytes) -> Image.Image:
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise UserError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES: is on, broken images would pass half grey; turn it off")
+    with _naming_image(source):
+        return _decode(source if isinstance(source, bytes) else _read(source))
+
+
+def image_size(source: Path | bytes) -> tuple[int, int]:
+    """(width, height) in pixels of what `open_image` makes of an image, from its header alone; as `upright_size` says.
+
+    Raises BadImageError for what the header shows to be none.
+    """
+    with _naming_image(source):
+        if isinstance(source, Path):
+            _check_file(source)
+        elif not source:
+            raise ValueError("it is empty")
+        with _header(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            return upright_size(image)
+
+
+@contextmanager
+def _naming_image(source: Path | bytes) -> Iterator[None]:
+    """Whatever goes wrong over an image becomes a BadImageError that names it."""
     name = "image" if isinstance(source, bytes) else f"image {one_line(source)}"
     try:
-        encoded = source if isinstance(source, bytes) else _read(source)
-        return _decode(encoded)
+        yield
     except FileNotFoundError as error:
         url = "; URLs are not fetched, download it" if _URL.match(str(source)) else ""
         raise BadImageError(f"{name} does not exist{url}") from error
@@ -82,13 +104,18 @@ def blank_image(size: int) -> Image.Image:
 
 
 def _read(path: Path) -> bytes:
-    """A regular file's content. Raises ValueError for anything else, unopened: opening a FIFO would wait for ever."""
+    """A regular file's content. Raises ValueError as `_check_file` does."""
+    _check_file(path)
+    return path.read_bytes()
+
+
+def _check_file(path: Path) -> None:
+    """Raise ValueError for anything but a regular file, unopened: opening a FIFO would wait for ever."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file")
     if status.st_size > MAX_BYTES:
         raise ValueError(f"it has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
-    return path.read_bytes()
 
 
 def _decode(encoded: bytes) -> Image.Image:
@@ -97,13 +124,20 @@ def _decode(encoded: bytes) -> Image.Image:
         raise ValueError("it is empty")
     if encoded.startswith(b"\xff\xd8") and _scans(encoded) > MAX_SCANS:
         raise ValueError(f"a JPEG with more than {MAX_SCANS} scans")
-    Image.init()
-    with Image.open(io.BytesIO(encoded), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-        _check_size(*image.size)
+    with _header(io.BytesIO(encoded)) as image:
         rgb = to_rgb(image)
     _check_size(*rgb.size)
     rgb.info.clear()  # an orientation that was followed must not be followed again
     return rgb
+
+
+@contextmanager
+def _header(file: Path | io.BytesIO) -> Iterator[Image.Image]:
+    """An image whose pixels are not read yet. Raises ValueError for a size beyond the limits."""
+    Image.init()
+    with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        _check_size(*image.size)
+        yield image
 
 
 def _scans(jpeg: bytes) -> int:

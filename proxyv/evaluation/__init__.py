@@ -1,13 +1,16 @@
 """Evaluation by generation: benchmarks, metrics, results that can be resumed and scored again.
 
-benchmarks.py  what a benchmark or suite YAML holds      samples.py     a benchmark's data, from local files
-metrics.py     the scores of one answer                  answers.py     greedy answers, in batches
-runner.py      evaluate a model, resume                  scoring.py     means, suites, scoring again
-vqa_answers.py the form VQA accuracy compares            rescoring.py   a folder of results scored again
-comparing.py   runs against each other, sample by sample  paired.py      how sure a difference is
-flip_page.py   the answers that changed, with pictures
+benchmarks.py  what a benchmark or suite YAML holds      samples.py      a benchmark's data, from local files
+metrics.py     the scores of one answer                  answers.py      greedy answers to a batch
+runner.py      evaluate a model on benchmarks, suites    answerer.py     a benchmark's questions put to a model
+batches.py     which samples go together, how many       bookkeeping.py  found answers, what is left, the result
+team.py        the processes that torchrun started       answer_files.py where answers are, in the making and after
+scoring.py     means, suites, scoring again              rescoring.py    a folder of results scored again
+vqa_answers.py the form VQA accuracy compares            comparing.py    runs against each other, by sample
+paired.py      how sure a difference is                  flip_page.py    the changed answers, with pictures
 
-    <output_dir>/<benchmark>.jsonl     one line per sample, appended as answers come
+    <output_dir>/<benchmark>.jsonl     one line per sample, in sample order
+    <output_dir>/<benchmark>.parts/    while a run lasts: the lines of each process, as answers come
     <output_dir>/<benchmark>.json      scores and everything they were measured with
     <output_dir>/suite-<suite>.json    the suite's score and its parts
 
@@ -18,6 +21,7 @@ from proxyv.evaluation.benchmarks import Benchmark, Suite, list_names, load_benc
 from proxyv.evaluation.rescoring import rescore_results
 from proxyv.evaluation.runner import check_suite, evaluate, evaluate_suite
 from proxyv.evaluation.scoring import rescore
+from proxyv.evaluation.team import together
 
 __all__ = [
     "Benchmark",
@@ -30,4 +34,5 @@ __all__ = [
     "load_suite",
     "rescore",
     "rescore_results",
+    "together",
 ]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from proxyv.errors import UserError
+from proxyv.evaluation.answer_files import answers_lock
 from proxyv.evaluation.benchmarks import Benchmark, load_benchmark, load_suite
-from proxyv.evaluation.runner import answers_lock
 from proxyv.evaluation.scoring import SUMMARIZED, read_answers, rescore, summarize_suite, table_fields
 from proxyv.files import read_json, write_json
 from proxyv.locks import only_process

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import pyarrow
 from PIL import Image
 
-from proxyv.data.images import BadImageError, locate_image, open_image
+from proxyv.data.images import BadImageError, image_size, locate_image, open_image
 from proxyv.errors import UserError, reading, suggest
 from proxyv.evaluation.benchmarks import Benchmark
 from proxyv.files import parse_json, to_line
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,17 @@ class BenchmarkSamples:
 
     def image(self, index: int) -> Image.Image:
         """The image of sample `index` in RGB. Raises UserError for a missing or unreadable one."""
+        return self._use_image(index, open_image)
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(width, height) in pixels of that image, from its header alone. Raises UserError as `image` does."""
+        return self._use_image(index, image_size)
+
+    def _use_image(self, index: int, use: Callable[[Path | bytes], Value]) -> Value:
         row_number, _ = self._places[index]
         value = self._images[row_number][self.benchmark.columns.image]
         try:
-            return open_image(_image_source(value, self.path.parent, self.benchmark.allow_outside))
+            return use(_image_source(value, self.path.parent, self.benchmark.allow_outside))
         except BadImageError as error:
             raise UserError(f"{self._where(self[index].id)}: {error}; replace it, or fix its path") from error
 

@@ -29,6 +29,7 @@ from proxyv.config import Recipe, load_recipe, save_recipe
 from proxyv.environment import find_device
 from proxyv.errors import UserError, naming, suggest
 from proxyv.evaluation import check_suite, evaluate_suite, load_suite
+from proxyv.evaluation.batches import BatchSize, check_numbers
 from proxyv.experiments.shared_stages import own_recipe, shared_recipe
 from proxyv.experiments.sweep_results import SHARED, collect, seed_folder, write_results
 from proxyv.files import write_json
@@ -53,7 +54,7 @@ def sweep(
     do: Sequence[str] = STEPS,
     seeds: Sequence[int] = (0,),
     shared: Sequence[str] = (),
-    batch_size: int = 1,
+    batch_size: BatchSize = 1,
     device: str | None = None,
     overrides: Sequence[str] = (),
 ) -> SweepResult:
@@ -67,7 +68,7 @@ def sweep(
         do: some of STEPS, in any order.
         seeds: of the training; `seed` in a recipe is not used.
         shared: stages that are trained once per seed, with method `full`, for all recipes.
-        batch_size: samples generated at once in the evaluation.
+        batch_size: samples generated at once in the evaluation, or "auto"; see `evaluate`.
         device: of the evaluation; default: cuda where there is one, which is also what training takes.
         overrides: fields of all recipes, as `load_recipe` takes them.
 
@@ -124,10 +125,9 @@ def load_recipes(paths: Sequence[str | Path], overrides: Sequence[str]) -> list[
     return list(recipes.values())
 
 
-def check_evaluation(recipes: Sequence[Recipe], batch_size: int) -> None:
+def check_evaluation(recipes: Sequence[Recipe], batch_size: BatchSize) -> None:
     """Raise UserError for what the evaluation would refuse after the training."""
-    if batch_size < 1:
-        raise UserError(f"batch_size: {batch_size} is too small; use 1 or more")
+    check_numbers(batch_size)
     for recipe in recipes:
         if recipe.suite is None:
             raise UserError(f"{recipe.name}: suite: the recipe names none; add --suite NAME, or leave eval out of --do")
@@ -138,7 +138,7 @@ def check_evaluation(recipes: Sequence[Recipe], batch_size: int) -> None:
                 load_suite(recipe.suite)
 
 
-def evaluate_run(recipe: Recipe, run: Path, *, batch_size: int, device: str | None = None) -> SuiteResult:
+def evaluate_run(recipe: Recipe, run: Path, *, batch_size: BatchSize, device: str | None = None) -> SuiteResult:
     """Evaluate the model of a run folder on the recipe's suite into its eval/, keeping the answers that are there.
 
     A training-free recipe's model is that of `start_from`, with the recipe's method switched on.
@@ -174,7 +174,7 @@ class _Sweep:
     recipes: list[Recipe]
     foundation: Recipe | None
     do: tuple[str, ...]
-    batch_size: int
+    batch_size: BatchSize
     device: str | None
     failed: dict[str, dict[str, str]] = field(default_factory=dict)  # recipe → what → message
 

@@ -111,6 +111,13 @@ class ProxyVImageProcessor(BaseImageProcessor):
         boxes = [(c * size, r * size, (c + 1) * size, (r + 1) * size) for r in range(rows) for c in range(columns)]
         return [np.asarray(crop) for crop in (whole, *(page.crop(box) for box in boxes))]
 
+    def count_crops(self, size: tuple[int, int]) -> int:
+        """How many crops `crops` makes of an image of that size, in the saved mode."""
+        if self.image_mode == "pad" or not self.grid:
+            return 1
+        columns, rows = best_grid(size, [(c, r) for c, r in self.grid], self.crop_size)
+        return 1 + columns * rows
+
     def normalise(self, crops: np.ndarray) -> np.ndarray:
         """(C, S, S, 3) uint8 → (C, 3, S, S) float32."""
         scaled = (crops.astype(np.float64) * (1 / 255)).astype(np.float32)

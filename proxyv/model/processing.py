@@ -124,6 +124,11 @@ class ProxyVProcessor(ProcessorMixin):
         rows = self.image_processor.tokens_per_crop + 1
         return [one for i in ids for one in ([i] * (next(crops) * rows) if i == self.image_token_id else [i])]
 
+    def count_rows(self, text: str, sizes: Sequence[tuple[int, int]]) -> int:
+        """Length of a prompt in `input_ids`, for images of these (width, height), which need not be opened."""
+        ids = tokenize(self.tokenizer, text)[0]
+        return len(self.expand(ids, map(self.image_processor.count_crops, sizes)))
+
     def _matched_images(self, images: Any, encoded: Sequence[Sequence[int]]) -> list[Image.Image]:
         """All images in one list, checked against the marks: per text where they are nested, else in all. Raises
         UserError where they differ."""

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 SIXTEEN_BIT = 65535
 _ORIENTATION = 0x0112  # EXIF's tag
+_SIDEWAYS = (5, 6, 7, 8)  # its values by which width and height change places
 _WIDE_MODES = ("I", "F")  # 32-bit integers and floats
 _SIXTEEN_BIT_FORMATS = ("PNG", "PPM")  # of which Pillow makes mode I from 16 bits
 
@@ -34,12 +35,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of what `to_rgb` makes of an image, without loading it: a tag that stands behind the pixels, as a
+    PNG's may, is not seen."""
+    width, height = image.size
+    sideways = "exif" in image.info and _orientation(image) in _SIDEWAYS
+    return (height, width) if sideways else (width, height)
+
+
 def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # broken metadata, for which Pillow has many classes, does not spoil the picture
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
+        return 1
 
 
 def _on_white(image: Image.Image) -> Image.Image:

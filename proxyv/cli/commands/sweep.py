@@ -6,7 +6,7 @@ import argparse
 import sys
 from contextlib import redirect_stdout
 
-from proxyv.cli.options import call, comma_separated
+from proxyv.cli.options import add_batch_size, call, comma_separated
 from proxyv.cli.printing import show
 from proxyv.errors import UserError
 
@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds of the training (default: 0)")
     parser.add_argument("--shared", type=_stages, help="stages to train once per seed for all recipes (default: none)")
-    parser.add_argument("--batch_size", type=int, help="samples at once in the evaluation")
+    add_batch_size(parser)
     parser.add_argument("--device", help="of the evaluation: cpu, cuda, … (default: cuda where there is one)")
 
 

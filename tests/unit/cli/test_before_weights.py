@@ -65,8 +65,8 @@ def test_a_question_of_another_type_is_refused(refusal):
 
 def test_the_suite_and_the_numbers_come_before_the_weights(refusal):
     assert "no such file" in refusal(suite="/nowhere/suite.yaml")
-    assert "seed: -1" in refusal(seed=-1)
-    assert "batch_size: 0" in refusal(batch_size=0)
+    assert "seed: must be at least 0, found -1" in refusal(seed=-1)
+    assert "batch_size: must be at least 1, found 0" in refusal(batch_size=0)
 
 
 def short_model(method=METHODS[0]):

@@ -210,7 +210,7 @@ def test_without_resume_a_run_starts_again(toy):
     [
         ({"model": FakeModel(GIVEN.__getitem__, path="fake/other")}, "model.path was 'fake/model' and is 'fake/other'"),
         ({"seed": 1}, "seed was 0 and is 1"),
-        ({"limit": 3}, "has 5 answers and the limit is 3"),
+        ({"limit": 3}, "it answers sample 4 and the limit is 3"),
         ({"recipe": {"name": "b"}}, "recipe.name was None and is 'b'"),
     ],
 )
@@ -230,7 +230,7 @@ def test_answers_to_another_prompt_or_to_other_data_are_refused(toy):
         run(toy, resume=True)
     path.write_text(shipped)
     write_parquet(toy / "data/toy.parquet", {**ANSWERS, "q": "another"})
-    with pytest.raises(UserError, match="line 1.references was"):
+    with pytest.raises(UserError, match="sample 1.references was"):
         run(toy, resume=True)
 
 
@@ -340,7 +340,7 @@ def test_unknown_names_and_folders(toy):
 
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("limit", 0), ("limit", -1)])
 def test_numbers_below_one_are_refused(toy, name, value):
-    with pytest.raises(UserError, match=f"{name}: {value} is too small"):
+    with pytest.raises(UserError, match=f"{name}: must be at least 1, found {value}"):
         run(toy, **{name: value})
 
 

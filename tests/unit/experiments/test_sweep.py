@@ -84,7 +84,7 @@ def test_everything_is_done_once_and_stands_in_one_result(tmp_path, monkeypatch)
         raise AssertionError("done already")
 
     monkeypatch.setattr(StageTrainer, "training_step", fail)
-    monkeypatch.setattr("proxyv.evaluation.runner.generate_answers", fail)
+    monkeypatch.setattr("proxyv.evaluation.answerer.generate_answers", fail)
     assert sweep([tmp_path / "recipes"], output, **{**options, "seeds": [3]}) == found
 
 
@@ -200,7 +200,7 @@ def test_a_training_free_recipe_is_evaluated_from_its_start(tmp_path):
     [
         (dict(do=["trian"]), "do: 'trian' is no step; did you mean 'train'"),
         (dict(seeds=[1, 1]), "seeds: 1 1 given; name each seed once"),
-        (dict(batch_size=0), "batch_size: 0 is too small"),
+        (dict(batch_size=0), "batch_size: must be at least 1, found 0"),
         (dict(device="gpu"), "device: 'gpu' is not there"),
         (dict(overrides=["seed=3"]), "seed: a sweep sets it itself, by --seeds"),
         (dict(overrides=["suite=null"]), "one: suite: the recipe names none; add --suite NAME"),
