@@ -31,6 +31,7 @@ settings.load_profile("normal")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="everything that the normal run takes a few cases of")
     parser.addoption("--kills", type=int, default=1, help="random kills in tests/faults")
+    parser.addoption("--kills_of", default="", help="names of tests/faults/kinds.py; default: all")
     parser.addoption("--kills_seed", type=int, default=0, help="of their moments")
     parser.addoption("--train_methods", default="", help="all, or names: train these in every way in tests/distributed")
     parser.addoption("--train_steps", type=int, default=5, help="of most runs in tests/distributed")

@@ -109,8 +109,8 @@ def _if_it_fits(ask: Ask[Record], batch: Sequence[int]) -> list[Record] | None:
         return ask(batch)
     except torch.OutOfMemoryError:
         pass  # the error holds on to tensors, so memory is freed behind it
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
     return None
 

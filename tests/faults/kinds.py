@@ -59,6 +59,7 @@ def prepare_sweep(folder):
 
 
 TRAIN = ("train", "tiny.yaml", "--resume")
+EVALUATE = ("eval", "runs/tiny", "--resume", "--batch_size", "3")
 ZERO_2 = {"stage": 2, "reduce_bucket_size": 5000, "allgather_bucket_size": 5000}
 ZERO_3 = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
 
@@ -140,8 +141,10 @@ KINDS = {
         Kind("ddp", prepare_two, TRAIN, processes=2),
         Kind("zero2", lambda folder: prepare_two(folder, ZERO_2), TRAIN, processes=2),
         Kind("zero3", lambda folder: prepare_two(folder, ZERO_3), TRAIN, processes=2),
-        Kind("eval", None, ("eval", "runs/tiny", "--resume", "--batch_size", "3")),
+        Kind("eval", None, EVALUATE),
+        Kind("eval-two", None, EVALUATE, processes=2),
         Kind("sweep", prepare_sweep, ("sweep", "tiny.yaml", "--output", "sweep", "--batch_size", "3")),
+        Kind("torchrun-eval", None, EVALUATE, processes=2, launched=True),
         Kind("torchrun-ddp", prepare_two, TRAIN, processes=2, launched=True),
         Kind("torchrun-zero2", lambda folder: prepare_two(folder, ZERO_2), TRAIN, processes=2, launched=True),
         Kind("torchrun-zero3", lambda folder: prepare_two(folder, ZERO_3), TRAIN, processes=2, launched=True),

@@ -71,7 +71,7 @@ def finish(kind, folder, expected):
     found = outcome(folder)
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []
-    assert not list(folder.rglob("partial")) and not list(folder.rglob(".lock"))
+    assert not [path for left in ("partial", "*.parts", ".*lock") for path in folder.rglob(left)]
 
 
 def after(seconds):
@@ -96,7 +96,8 @@ POINTS = {
         (signal.SIGKILL, "runs/tiny/adapter/partial/model/config.json", 0),
     ],
     "ddp": [(signal.SIGTERM, "runs/tiny/second/log.jsonl", 1)],
-    "eval": [(signal.SIGKILL, "runs/tiny/eval/synthetic_chartqa.jsonl", 3)],
+    "eval": [(signal.SIGKILL, "runs/tiny/eval/synthetic_chartqa.parts/0.jsonl", 3)],
+    "eval-two": [(signal.SIGTERM, "runs/tiny/eval/synthetic_chartqa.parts/*.jsonl", 3)],
     "sweep": [(signal.SIGKILL, "sweep/tiny/seed-0/second/partial/checkpoint-3/model.safetensors", 0)],
 }
 
@@ -112,11 +113,19 @@ def test_kills_at_moments_that_matter(tmp_path, unbroken, name):
     finish(kind, folder, expected)
 
 
+def test_two_processes_evaluate_as_one_does(unbroken):
+    """Answers, bit by bit, scores and all else."""
+    one, two = unbroken("eval")[0], unbroken("eval-two")[0]
+    assert one == two and any(name.endswith("chartqa.jsonl") for name in one)
+
+
 def test_random_kills(tmp_path, unbroken, pytestconfig):
-    """`--kills N`: four or five a trial, over all kinds in turn."""
+    """`--kills N`: four or five a trial, over all kinds in turn, or those of `--kills_of`."""
+    names = pytestconfig.getoption("kills_of")
+    kinds = [KINDS[name] for name in (names.split(",") if names else KINDS)]
     left, trial = pytestconfig.getoption("kills"), 0
     while left > 0:
-        kind = list(KINDS.values())[trial % len(KINDS)]
+        kind = kinds[trial % len(kinds)]
         rng = random.Random(f"{pytestconfig.getoption('kills_seed')} {trial}")
         expected, seconds = unbroken(kind.name)
         folder = new_folder(kind, tmp_path / f"{trial}-{kind.name}", unbroken.folder / "train")

@@ -1,4 +1,4 @@
-"""Several processes of one evaluation, here as threads that share a store: none waits in vain, and what ends one ends all."""
+"""Several processes of one evaluation, here threads that share a store: what ends one ends all."""
 
 import threading
 import time
