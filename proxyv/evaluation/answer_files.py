@@ -132,7 +132,7 @@ def _numbered(files: Iterable[Path]) -> Answers:
         for number, record in enumerate(read_answers(file), start=1):
             if "index" not in record:
                 raise UserError(f"{file}: line {number}: field 'index' is missing; evaluate without resume")
-            found.setdefault(record["index"], record)
+            found.setdefault(int(record["index"]), record)
     return found
 
 

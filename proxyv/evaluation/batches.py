@@ -72,6 +72,8 @@ def find_batch_size(ask: Ask[Record], lengths: Mapping[int, int], guess: int) ->
     The first batch has the longest prompts, so that the others fit as well, but for answers that are longer.
     Raises UserError where not even the longest sample fits.
     """
+    if not lengths:
+        return guess, []
     size = guess
     while (found := _if_it_fits(ask, plan_batches(lengths, size)[0])) is None:
         if size == 1:

@@ -27,7 +27,8 @@ from proxyv.results.origin import ModelRecord
 from proxyv.results.scores import AnswerRecord, BenchmarkIdentity, BenchmarkResult, Effort
 from proxyv.schema import describe_change
 
-_NO_EFFORT: Effort = {"batch_size": None, "batch_sizes": [], "resumed_after": 0, "wall_seconds": 0.0}
+_NO_EFFORT: Effort = {"batch_size": None, "batch_sizes": [], "resumed_after": 0, "wall_seconds": 0.0, "processes": 1}
+_OF_ALL_VERSIONS = ("batch_size", "batch_sizes", "resumed_after", "wall_seconds")
 # What a resumed run must have in common with the answers it finds, beside their recipe.
 _SAME = ("benchmark_definition", "metrics_version", "decoding", "model", "seed")
 
@@ -66,21 +67,16 @@ class Bookkeeping:
         Raises UserError where what is found by `resume` is not of this run.
         """
         kept = self._find(batch_size) if resume else {}
-        if batch_size == AUTO:
-            batch_size = self.effort["batch_size"] or AUTO
         total = self.identity["planned_samples"]
         lengths = {index: self.answerer.length(index) for index in range(total) if index not in self.settled}
-        first: list[AnswerRecord] = []
-        if batch_size == AUTO:
-            guess = first_guess(self.answerer.model, len(lengths), processes)
-            batch_size, first = find_batch_size(self.answerer.ask, lengths, guess)
-        batches = plan_batches(lengths, batch_size)
+        size, first = self._settle_size(batch_size, lengths, processes)
+        batches = plan_batches(lengths, size)
         kept = {index: kept[index] for batch in batches if all(i in kept for i in batch) for index in batch}
         self.left = len(lengths) - len(kept)
         if self.left:
-            sizes = sorted({*self.effort["batch_sizes"], batch_size})
-            found = len(self.settled) + len(kept)
-            self.effort |= {"batch_size": batch_size, "batch_sizes": sizes, "resumed_after": found}
+            sizes, found = sorted({*self.effort["batch_sizes"], size}), len(self.settled) + len(kept)
+            now = {"batch_size": size, "batch_sizes": sizes, "resumed_after": found, "processes": processes}
+            self.effort = cast(Effort, {**self.effort, **now})
         # A new identity must never lie beside old answers, nor an old one beside new answers.
         self.files.write_settled(self.settled)
         self.files.begin_parts(kept, processes)
@@ -88,11 +84,20 @@ class Bookkeeping:
         with self.files.adding(0) as file:
             add_answers(file, first)
         answered = {*self.settled, *kept, *(record["index"] for record in first)}
-        return {
-            "batches": [batch for batch in batches if batch[0] not in answered],
-            "found": len(answered),
-            "model": self.identity["model"],
-        }
+        left = [batch for batch in batches if batch[0] not in answered]
+        return {"batches": left, "found": len(answered), "model": self.identity["model"]}
+
+    def _settle_size(
+        self, batch_size: BatchSize, lengths: Mapping[int, int], processes: int
+    ) -> tuple[int, list[AnswerRecord]]:
+        """The batch size as a number, and the answers to the first batch where `auto` had to try it; a resumed run
+        keeps the size of the earlier one."""
+        if batch_size != AUTO:
+            return batch_size, []
+        if self.effort["batch_size"] is not None:
+            return self.effort["batch_size"], []
+        guess = first_guess(self.answerer.model, len(lengths), processes)
+        return find_batch_size(self.answerer.ask, lengths, guess)
 
     def finish(self, halved: Iterable[int]) -> BenchmarkResult:
         """Put all processes' answers together, in sample order, and write the scores.
@@ -149,7 +154,8 @@ class Bookkeeping:
             now = self.answerer.facts(index)
             if difference := describe_change({key: record.get(key) for key in now}, now, f"sample {index + 1}"):
                 raise self._stale(difference)
-        self.settled, self.effort = settled, cast(Effort, {key: earlier[key] for key in _NO_EFFORT})
+        self.settled = settled
+        self.effort = cast(Effort, {key: earlier.get(key, none) for key, none in _NO_EFFORT.items()})
         same_size = batch_size in (AUTO, self.effort["batch_size"])
         if same_size and earlier.get("planned_samples") == self.identity["planned_samples"]:
             return kept
@@ -161,7 +167,7 @@ class Bookkeeping:
         path = self.files.result
         now: Mapping[str, object] = self.identity
         earlier = read_json(path) if path.exists() else {}
-        checked(earlier, BenchmarkResult, path, [*_NO_EFFORT] if earlier else [])
+        checked(earlier, BenchmarkResult, path, _OF_ALL_VERSIONS if earlier else [])
         for field in _SAME:
             if difference := describe_change(earlier.get(field), now[field], field):
                 raise self._stale(difference)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from proxyv import processes
-from proxyv.errors import ElsewhereError, UserError
+from proxyv.errors import ElsewhereError, UserError, reason
 from proxyv.signals import Stopped
 
 Value = TypeVar("Value")
@@ -36,7 +36,7 @@ _numbers = count()
 def together() -> AbstractContextManager[Team]:
     """The team of this process for a `with` block: the one that is open, or a new one of all processes.
 
-    Raises UserError where a launcher's variables are not whole.
+    Raises UserError where a launcher's variables are not whole, and where not all processes come.
     """
     if team := _open.get():
         return nullcontext(team)
@@ -54,9 +54,16 @@ def together() -> AbstractContextManager[Team]:
 
 @cache
 def _launcher_store() -> torch.distributed.Store:
-    """Torchrun's store, or one that the main process keeps where another launcher has set torchrun's variables."""
+    """Torchrun's store, or one that the main process keeps where another launcher has set torchrun's variables. Raises
+    UserError where not all processes come."""
     store: torch.distributed.Store
-    store, _, _ = next(torch.distributed.rendezvous("env://", timeout=_JOINING))
+    try:
+        store, _, _ = next(torch.distributed.rendezvous("env://", timeout=_JOINING))
+    except torch.distributed.DistError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"MASTER_ADDR: the processes do not meet at {place} ({reason(error)}); start all of them"
+        ) from error
     return store
 
 

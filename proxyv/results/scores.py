@@ -54,6 +54,7 @@ class Effort(TypedDict):
     batch_sizes: list[int]  # of all runs
     resumed_after: int  # answers that the last run found
     wall_seconds: float
+    processes: int  # of the last run, which shared the answers; files of earlier versions lack it
 
 
 class GeneratedTokens(TypedDict):

@@ -36,3 +36,11 @@ def test_wrong_input_ends_all_processes(tmp_path):
     codes, printed = run_on_two(["train", "tiny.yaml"], tmp_path)
     assert codes == [2, 2]
     assert "global_batch_size: 3 is no multiple of micro_batch_size 3 × 2 process(es)" in printed
+
+
+def test_what_is_wrong_for_all_processes_of_an_evaluation_is_told_once(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    codes, printed = run_on_two(["eval", "model", "--suite", "synthetic", "--data_root", "gone"], tmp_path)
+    assert codes == [2, 2], printed
+    assert printed.count("proxyv eval: ") == 1 and "gone" in printed and "Traceback" not in printed

@@ -20,7 +20,7 @@ from tests.commands import Group, cpu_seconds
 from tests.small_runs import SUITE, VARYING, page_recipe, stage
 
 # Times and what follows from them, and how often a run was interrupted.
-PASSING = {*VARYING, "seconds", "wall_seconds", "created", "resumed_after", "batch_sizes", "legs"}
+PASSING = {*VARYING, "seconds", "wall_seconds", "created", "resumed_after", "batch_sizes", "legs", "processes"}
 PASSING |= {"environment", "environments"}  # the commit may change meanwhile
 ZERO = {
     **dict.fromkeys(["train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"], "auto"),

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from proxyv.cli import main
+from proxyv.evaluation.samples import BenchmarkSamples
 from tests.fake_vlm import FakeModel, FakeProcessor
 
 ANSWERS = {"q": "alpha", "question 1": "beta", "q 2?": "gamma", "long question 3": "delta", "q4": "12"}
@@ -82,6 +83,24 @@ def test_eval_finds_benchmarks_in_the_folder_that_is_named(toy, capsys):
     assert result["benchmarks"]["toy_too"]["num_samples"] == 2
     shown = evaluate(toy, capsys)
     assert f"toy: anls {ANLS:.2f} (5 samples)" in shown and f"Toys: mean {ANLS:.2f}" in shown
+
+
+def test_eval_reads_each_benchmark_once(toy, capsys, monkeypatch):
+    read, original = [], BenchmarkSamples.__init__
+
+    def counted(self, benchmark, data_root):
+        read.append(benchmark.name)
+        original(self, benchmark, data_root)
+
+    monkeypatch.setattr(BenchmarkSamples, "__init__", counted)
+    evaluate(toy, capsys, "--batch_size", "auto")
+    assert read == ["toy", "toy_too"]
+
+
+def test_a_batch_size_is_a_number_or_auto(toy, capsys):
+    with pytest.raises(SystemExit):
+        evaluate(toy, capsys, "--batch_size", "many")
+    assert "argument --batch_size: 'many' is neither a number nor auto" in capsys.readouterr().err
 
 
 def test_eval_names_the_option_where_a_benchmark_is_not_found(toy, capsys):

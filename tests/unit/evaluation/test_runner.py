@@ -80,7 +80,7 @@ def lines(folder, output="out"):
 
 
 def without_effort(result):
-    changing = ("wall_seconds", "created", "resumed_after", "batch_size", "batch_sizes", "environment")
+    changing = ("wall_seconds", "created", "resumed_after", "batch_size", "batch_sizes", "environment", "processes")
     return {key: value for key, value in result.items() if key not in changing}
 
 

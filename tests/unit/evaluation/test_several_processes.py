@@ -79,7 +79,7 @@ def run(toy, *models, output="out", **options):
 def contents(toy, output="out"):
     """The files that a run has left: names, answers, and the result without what may differ."""
     result = json.loads((toy / output / "toy.json").read_text())
-    for name in ("wall_seconds", "created", "resumed_after", "environment"):
+    for name in ("wall_seconds", "created", "resumed_after", "environment", "processes"):
         del result[name]
     names = sorted(path.name for path in (toy / output).iterdir())
     return names, (toy / output / "toy.jsonl").read_text(), result
@@ -114,7 +114,8 @@ def test_batches_are_made_by_length_and_answers_stand_in_sample_order(toy, whole
 def test_several_processes_leave_what_one_leaves(toy, whole, processes):
     models = [Recording() for _ in range(processes)]
     results = run(toy, *models)
-    assert results[0]["main_score"] > 0 and all(result == results[0] for result in results)
+    assert results[0]["main_score"] > 0 and results[0]["processes"] == processes
+    assert all(result == results[0] for result in results)
     assert contents(toy) == whole[0] and asked(*models) == sorted(whole[1])
 
 
