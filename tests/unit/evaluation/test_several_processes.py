@@ -144,6 +144,18 @@ def test_a_batch_that_was_cut_off_is_made_again_by_the_same_samples(toy, whole):
     assert asked(first, second) == sorted([*whole[1], first.asked[2]])
 
 
+def test_a_model_that_draws_draws_the_same_in_every_batch(toy):
+    def drawing(**options):
+        return FakeModel(lambda question: str(torch.randint(10**9, ()).item()), **options)
+
+    run(toy, drawing(), output="whole", seed=1)
+    run(toy, drawing(die_at_call=3), seed=1)
+    run(toy, drawing(), seed=1, resume=True)
+    assert contents(toy)[1] == contents(toy, "whole")[1]
+    run(toy, drawing(), output="other", seed=2)
+    assert contents(toy)[1] != contents(toy, "other")[1]
+
+
 def test_nothing_is_answered_twice_after_a_change_of_batch_size_or_limit(toy, whole):
     first = Recording(die_at_call=3)
     run(toy, first, Recording(die_at_call=1), limit=6)
