@@ -10,6 +10,7 @@ whole training and test set. Files, in the order of the flow:
     drawing.py background.py    from content to image
     generate.py      seed, split, kind and index -> page
     records.py benchmark_files.py writer.py    pages -> files
+    random_text.py benchmark_columns.py benchmark_rows.py    the public benchmarks' columns, without meaning
     ensure.py        a recipe's pages, written before they are first needed
 """
 

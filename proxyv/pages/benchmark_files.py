@@ -53,13 +53,13 @@ class BenchmarkFile:
     def write(self, path: Path, spec: PageSpec, *, seed: int, pages: int) -> int:
         """Write the parquet file, images embedded; returns the number of rows."""
         dataset = self.dataset(spec, seed=seed, pages=pages)
-        with _no_progress_bars():
+        with no_progress_bars():
             dataset.to_parquet(path)
         return len(dataset)
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """The caller shows one bar for all files; those of `datasets` would only interrupt it."""
     if datasets.are_progress_bars_disabled():
         yield
