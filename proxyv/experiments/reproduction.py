@@ -109,6 +109,7 @@ def _suite(name: str, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
             "gigabytes": (weights + figures["activation_bytes"]) / 1e9,
         }
     return {
+        "benchmarks": len(benchmarks),
         "sources": sorted(sources),
         "download_gigabytes": sum(size for size in sizes if size is not None),
         "sources_of_unknown_size": sum(size is None for size in sizes),
@@ -166,9 +167,10 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
     head = ["suite", "data", "rows", "GB to download", *(f"{name}: GPU hours" for name in EVALUATED)]
     rows = []
     for name, suite in result["evaluation"].items():
-        unknown, unread = suite["sources_of_unknown_size"], suite["benchmarks_of_unknown_rows"]
-        size = f"{suite['download_gigabytes']:.1f}" + (f" + {unknown} unknown" if unknown else "")
-        count = f"{suite['rows']:,}" + (f" + {', '.join(unread)}" if unread else "")
+        size = f"{suite['download_gigabytes']:.1f}"
+        size = _with_unknown(size, suite["sources_of_unknown_size"], len(suite["sources"]))
+        unread = suite["benchmarks_of_unknown_rows"]
+        count = _with_unknown(f"{suite['rows']:,}", len(unread), suite["benchmarks"])
         hours = [f"{suite['recipes'][one]['gpu_hours']:.1f}" if suite["rows"] else ABSENT for one in EVALUATED]
         rows.append([name, ", ".join(suite["sources"]), count, size, *hours])
     memory = {one: suite["recipes"][one]["gigabytes"] for suite in result["evaluation"].values() for one in EVALUATED}
@@ -180,9 +182,14 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
         "rows that hold several questions (RefCOCO) make it more.",
         f"Memory: {', '.join(f'{name} {size:.0f} GB' for name, size in memory.items())}, weights and one prefill with "
         "eager attention.",
-        "Rows and sizes are those that configs/sources state, of the whole repository's part that is fetched.",
+        "Rows and sizes are those that configs/sources state; >: what is not known of some data is left out.",
     ]
     return with_notes(table_lines(head, rows, text_columns=2), notes)
+
+
+def _with_unknown(known: str, unknown: int, of: int) -> str:
+    """A sum of which some parts are not known."""
+    return "unknown" if unknown == of else f"> {known}" if unknown else known
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -121,7 +121,7 @@ def _remote_files(source: Source, revision: str | None) -> tuple[str, list[Remot
     ]
     found = []
     for pattern in source.patterns:
-        matching = [file for file in files if fnmatch.fnmatch(file.path, pattern)]
+        matching = [file for file in files if fnmatch.fnmatch(file.path, pattern) and ".." not in Path(file.path).parts]
         if not matching:
             raise UserError(
                 f"configs/sources/{source.name}.yaml: pattern '{pattern}' matches no file of {place}; "

@@ -135,6 +135,11 @@ def test_without_a_network_one_line_says_what_to_put_where(monkeypatch, capsys, 
     assert f"so that there are {tmp_path}/DocVQA/DocVQA/validation-*.parquet" in shown.err
 
 
+def test_a_repository_writes_nothing_outside_of_its_folder(hub, tmp_path):
+    hub.files["data/test-/../../../evil.parquet"] = b"evil"
+    assert len(fetch(source(), tmp_path)["files"]) == 2 and not list(tmp_path.rglob("evil*"))
+
+
 def test_a_pattern_without_files_is_refused_with_what_there_is(hub, tmp_path):
     with pytest.raises(UserError, match=r"pattern 'val-\*' matches no file of some/toy; it holds data/test-0"):
         fetch(source(files=[SourceFiles("val-*")]), tmp_path)
