@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from proxyv.checkpoints.run_folder import RECIPE
 from proxyv.config import save_recipe
+from proxyv.errors import UserError
 from proxyv.evaluation import evaluate_suite
 from proxyv.experiments.sweep_results import collect, write_results
 from tests.fake_vlm import FakeModel, FakeProcessor
@@ -103,10 +104,13 @@ def make(broken: Broken, folder: Path) -> Path:
 
 
 def attempt(broken: Broken, folder: Path) -> None:
-    """Report on all of it, score the run again, collect the sweep anew; figures in the report must be numbers."""
+    """Report on all of it, compare the run with an unbroken one, score it again, collect the sweep anew; figures in the
+    report must be numbers."""
     target = make(broken, folder)
     inside = broken.file.split("/")[0]
     if inside == "run":
+        with contextlib.suppress(UserError):  # what it refuses, others may take
+            command("compare", target / "run", results() / "run", "--page", folder / "page.html", names=target)
         command("rescore", target / "run" / "eval", "--benchmarks_dir", target / "bench", "--write", names=target)
     elif broken.file != "sweep/sweep.json":
         write_results(target / "sweep", collect(target / "sweep", {}), tables=True)
