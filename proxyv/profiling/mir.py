@@ -68,7 +68,7 @@ def measure_mir(
 
     Args:
         pairs: LLaVA records with one image each (JSON, JSON lines or parquet). In the published list a person's turn is
-            "<image>" alone, and the answer a story.
+            "<image>" and a line break, and the answer a story.
         images: the folder of the records' images (default: that of the list).
         recipe: its name, recorded.
         held_bytes: hidden states to hold at once.
