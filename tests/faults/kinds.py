@@ -73,6 +73,7 @@ class Kind:
     arguments: tuple
     processes: int = 1
     launched: bool = False  # by torchrun, not by us
+    equals: str | None = None  # another kind that leaves the same
 
     def start(self, folder):
         """Start the command, or go on with it."""
@@ -142,9 +143,9 @@ KINDS = {
         Kind("zero2", lambda folder: prepare_two(folder, ZERO_2), TRAIN, processes=2),
         Kind("zero3", lambda folder: prepare_two(folder, ZERO_3), TRAIN, processes=2),
         Kind("eval", None, EVALUATE),
-        Kind("eval-two", None, EVALUATE, processes=2),
+        Kind("eval-two", None, EVALUATE, processes=2, equals="eval"),
         Kind("sweep", prepare_sweep, ("sweep", "tiny.yaml", "--output", "sweep", "--batch_size", "3")),
-        Kind("torchrun-eval", None, EVALUATE, processes=2, launched=True),
+        Kind("torchrun-eval", None, EVALUATE, processes=2, launched=True, equals="eval"),
         Kind("torchrun-ddp", prepare_two, TRAIN, processes=2, launched=True),
         Kind("torchrun-zero2", lambda folder: prepare_two(folder, ZERO_2), TRAIN, processes=2, launched=True),
         Kind("torchrun-zero3", lambda folder: prepare_two(folder, ZERO_3), TRAIN, processes=2, launched=True),
