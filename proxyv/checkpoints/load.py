@@ -41,6 +41,15 @@ def recipe_of(path: str | Path) -> dict[str, Any]:
     return read_recipe(run_of(find_model(path)))
 
 
+def run_folder(path: str | Path) -> Path:
+    """The folder that a model's results lie in: its run, or the model's own folder where it has none.
+
+    Raises UserError where there is no model.
+    """
+    folder = find_model(path)
+    return run_of(folder) or folder
+
+
 def load_for_evaluation(
     path: str | Path,
     device: str | None = None,

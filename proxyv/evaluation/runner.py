@@ -26,6 +26,7 @@ from proxyv.evaluation.answers import eval_mode
 from proxyv.evaluation.batches import AUTO, BatchSize, answer_in_parts, answer_whole, check_numbers
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark, load_suite
 from proxyv.evaluation.bookkeeping import Bookkeeping, Work
+from proxyv.evaluation.dry_run import generated_samples
 from proxyv.evaluation.samples import BenchmarkSamples
 from proxyv.evaluation.scoring import summarize_suite
 from proxyv.evaluation.team import Team, together
@@ -134,8 +135,11 @@ def check_suite(
     limit: int | None = None,
     seed: int = 0,
     benchmarks_dir: str | Path | None = None,
+    dry_run: bool = False,
 ) -> CheckedSuite:
     """All that `evaluate_suite` can refuse without a model: the suite and its benchmarks, whose data files are read.
+
+    dry_run: make rows below `data_root` first; see dry_run.py.
 
     Raises UserError as it does.
     """
@@ -146,7 +150,8 @@ def check_suite(
         suite = load_suite(suite, benchmarks_dir)
     benchmarks = [load_benchmark(name, benchmarks_dir) for name in suite.benchmarks]
     with together() as team:
-        samples = team.main_first(lambda: [BenchmarkSamples(benchmark, data_root) for benchmark in benchmarks])
+        opened = generated_samples if dry_run else BenchmarkSamples
+        samples = team.main_first(lambda: [opened(benchmark, data_root) for benchmark in benchmarks])
     return CheckedSuite(suite, samples)
 
 

@@ -32,6 +32,7 @@ from proxyv.report.score_files import add_benchmark, add_scores, add_suite
 from proxyv.results.agreement import check_seeds
 from proxyv.results.bench import FlatBench
 from proxyv.results.check import checked
+from proxyv.results.dry_run import is_dry_run
 from proxyv.results.profile import Profile
 from proxyv.results.sweep import SweepProfile, SweepResult
 from proxyv.yaml_files import read_yaml
@@ -106,7 +107,8 @@ def _holds_results(file: Path, named: bool) -> bool:
     likely = file.parent.name == "eval" or file.name.startswith("suite-") or file.with_suffix(".jsonl").exists()
     if not (likely or named):
         return False
-    return read_json(file).get("kind") in ("benchmark", "suite")
+    result = read_json(file)
+    return result.get("kind") in ("benchmark", "suite") and not is_dry_run(result)
 
 
 def _read_run(folder: Path, files: Iterable[Path]) -> RunFigures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from proxyv.cli.options import add_batch_size, add_benchmarks_dir, add_model, call
 from proxyv.cli.printing import show, suite_lines
@@ -24,6 +25,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="first samples of each benchmark only")
     parser.add_argument("--resume", action="store_true", help="keep the samples that are already there")
     parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        default=False,
+        help="on two generated rows of each benchmark: needs no data, and no table shows it",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
         recipe = recipe_of(args.model)
         suite = args.suite or recipe.get("suite")
         data_root = args.data_root or recipe.get("data_root")
+        if args.dry_run:
+            data_root = _prepare_dry_run(args)
         if not isinstance(suite, str) or not isinstance(data_root, str):
             raise UserError(f"{args.model}: has no recipe that names them; give --suite and --data_root")
         checked = call(check_suite, args, suite, data_root)
@@ -53,4 +62,17 @@ def run(args: argparse.Namespace) -> None:
             recipe=loaded.recipe,
         )
     if team.is_main:
-        show(result, args.json, suite_lines(result))
+        notes = [f"a dry run, on generated rows in {data_root}: the figures mean nothing"] if args.dry_run else []
+        show(result, args.json, [*suite_lines(result), *notes])
+
+
+def _prepare_dry_run(args: argparse.Namespace) -> str:
+    """Settle limit and output of a dry run; returns the folder of its data."""
+    from proxyv.checkpoints.load import run_folder
+    from proxyv.evaluation.dry_run import FOLDER, ROWS
+
+    if args.data_root is not None:
+        raise UserError("--data_root: a dry run makes its own data; leave it out")
+    args.output = str(Path(args.output or run_folder(args.model) / "eval") / FOLDER)
+    args.limit = getattr(args, "limit", ROWS)
+    return str(Path(args.output) / "data")
