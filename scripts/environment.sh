@@ -83,7 +83,7 @@ proxyv_environment() {
   # An environment is as good as new while the files that describe it, and the checkout's place, have not changed.
   # One with more extras than asked for will do. The exception: a GPU has appeared and torch is a CPU build.
   # (The other way round is fine: a CUDA build runs on a machine without a GPU, a cluster's login node for example.)
-  key="$(cat "$PROXYV_ROOT/pyproject.toml" "$PROXYV_ROOT/constraints-cpu.txt" <(echo "$PROXYV_ROOT") | cksum)"
+  key="$(cd "$PROXYV_ROOT" && cat pyproject.toml constraints-cpu.txt requirements-lmms-eval.txt <(pwd) | cksum)"
   torch="$(_torch_version)"
   if _has_gpu; then
     case "$torch" in *+cpu) _pip uninstall --yes torch; rm -f "$venv"/.proxyv-*.stamp ;; esac
@@ -95,6 +95,9 @@ proxyv_environment() {
     case "$torch" in '' | *+cpu) _install_cpu_torch ;; esac
   fi
   _pip install --editable "$PROXYV_ROOT${extras:+[$extras]}"
+  case ",$extras," in
+  *,eval,* | *,dev,*) _pip install --no-deps -r "$PROXYV_ROOT/requirements-lmms-eval.txt" ;;
+  esac
   echo "$key" >"$venv/.proxyv-${extras:-core}.stamp"
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from proxyv.files import write_json
+from proxyv.results.lmms_eval import LmmsEvalResult
 from proxyv.results.scores import SuiteResult
 
 
@@ -40,6 +41,15 @@ def suite_lines(result: SuiteResult) -> list[str]:
         for name, of in result["benchmarks"].items()
     ]
     return [*lines, f"{result['title']}: {result['score_name']} {result['score']:.2f}"]
+
+
+def lmms_eval_lines(results: Mapping[str, LmmsEvalResult]) -> list[str]:
+    """One line a score of each task, on lmms-eval's own scale, and what was put right."""
+    lines = []
+    for name, of in results.items():
+        lines += [f"{name}: {score} {value:.4f} ({of['num_samples']} samples)" for score, value in of["scores"].items()]
+        lines += [f"{name}: {note}" for note in of["notes"]]
+    return lines
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

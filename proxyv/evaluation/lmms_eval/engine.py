@@ -1,0 +1,202 @@
+"""Evaluate a model by lmms-eval: tasks on local files in, result files out, one task after the other."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import ImageFile
+
+from proxyv.environment import describe_model, environment, package_version
+from proxyv.errors import UserError
+from proxyv.evaluation.lmms_eval.tasks import LocalTask, load_task
+from proxyv.files import write_json, write_records
+from proxyv.locks import LOCK, only_process
+from proxyv.model import ProxyVProcessor
+from proxyv.processes import connected, gather, is_main
+from proxyv.results.lmms_eval import LmmsEvalResult
+from proxyv.results.scores import AnswerRecord
+
+SEEDS = (0, 1234, 1234, 1234)  # lmms-eval's own, where none is given
+# What `python -m lmms_eval` takes for reasoning, and leaves out of answers, unless it is told otherwise.
+REASONING = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
+
+
+def load_tasks(names: Sequence[str], data_root: str | Path, limit: int | None = None) -> list[LocalTask]:
+    """Tasks, each as `NAME` or `NAME=FILES` (see `load_task`), all of them checked before there is a model.
+
+    Raises UserError as `load_task` does, and for one that is named twice.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit: {limit} is too small; use 1 or more")
+    pairs = [name.partition("=") for name in names]
+    for name in {name for name, _, _ in pairs}:
+        if [one for one, _, _ in pairs].count(name) > 1:
+            raise UserError(f"--tasks: '{name}' is there twice; name it once")
+    with _at_home():
+        return [load_task(name, place or None, data_root) for name, _, place in pairs]
+
+
+def evaluate_tasks(
+    model: Any,
+    processor: ProxyVProcessor,
+    tasks: Sequence[LocalTask],
+    *,
+    output_dir: str | Path,
+    batch_size: int = 1,
+    limit: int | None = None,
+    seed: int | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> dict[str, LmmsEvalResult]:
+    """Evaluate on tasks of lmms-eval; returns what is written to `<output_dir>/<task>.json`, task by task.
+
+    Under torchrun or accelerate every process calls this; the main one writes, the others return nothing.
+
+    Args:
+        tasks: from `load_tasks`.
+        batch_size: samples generated at once.
+        limit: only the first samples of each.
+        seed: for all of lmms-eval's generators; None: its own defaults.
+        recipe: recorded as it is.
+
+    Raises UserError for a sample that cannot be asked, and where another process is at work in the folder.
+    """
+    from proxyv.evaluation.lmms_eval.model import LmmsEvalModel
+
+    folder = Path(output_dir)
+    results = {}
+    with only_process(folder / f".lmms-eval{LOCK}") if is_main() else nullcontext():
+        for local in tasks:
+            start = time.perf_counter()
+            adapter = LmmsEvalModel(model, processor, batch_size, progress)
+            seeds = list(SEEDS if seed is None else [seed] * len(SEEDS))
+            with _at_home():
+                found = _run(adapter, local, folder, limit, seeds)
+            sent = {key: one for part in gather(adapter.sent) for key, one in part.items()}
+            if found is None:
+                continue
+            samples = sorted(found["samples"][local.name], key=lambda sample: sample["doc_id"])
+            scores, notes = _scores(local.name, found["results"][local.name], samples)
+            result: LmmsEvalResult = {
+                "kind": "lmms-eval",
+                "task": local.name,
+                "scores": scores,
+                "num_samples": len(samples),
+                "notes": notes,
+                "lmms_eval": str(package_version("lmms-eval")),
+                "task_version": found["versions"][local.name],
+                "task_definition": found["configs"][local.name],
+                "files": [str(file) for file in local.files],
+                "available_samples": local.rows,
+                "limit": limit,
+                "batch_size": batch_size,
+                "seeds": seeds,
+                "wall_seconds": round(time.perf_counter() - start, 3),
+                "model": describe_model(model),
+                "recipe": dict(recipe or {}),
+                "environment": environment(),
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            }
+            results[local.name] = _plain(result)
+            records = [_record(sample, local.name, result["task_definition"], sent) for sample in samples]
+            (folder / f"{local.name}.json").unlink(missing_ok=True)  # it must never lie beside others' answers
+            write_records(folder / f"{local.name}.jsonl", records)
+            write_json(folder / f"{local.name}.json", results[local.name])
+    return results
+
+
+def _run(adapter: Any, local: LocalTask, folder: Path, limit: int | None, seeds: list[int]) -> dict[str, Any] | None:
+    """What lmms-eval says of one task; None in all processes but the main one."""
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    found = simple_evaluate(
+        model=adapter,
+        tasks=[local.task],
+        # The tasks are built already: it need not look for any, which takes it 20 seconds.
+        task_manager=TaskManager(include_defaults=False, model_name=local.task.model_name),
+        batch_size=adapter.batch_size,
+        limit=limit,
+        log_samples=True,
+        random_seed=seeds[0],
+        numpy_random_seed=seeds[1],
+        torch_random_seed=seeds[2],
+        fewshot_random_seed=seeds[3],
+        # As from its command line: some tasks write files of their own, which go below our folder.
+        cli_args=Namespace(output_path=str(folder), process_with_media=False, reasoning_tags=REASONING),
+        distributed_executor_backend="torchrun" if connected() else "accelerate",
+    )
+    return cast("dict[str, Any] | None", found)
+
+
+def _scores(
+    task: str, given: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, float], list[str]]:
+    """A task's scores by metric ("metric,filter" where it has filters), and what was put right in them."""
+    scores = {
+        name.removesuffix(",none"): float(value)
+        for name, value in given.items()
+        if "," in name and "_stderr" not in name and isinstance(value, (int, float))
+    }
+    notes = []
+    metric = "ocrbench_accuracy"
+    if metric in scores:
+        right = sum(sample[metric]["score"] for sample in samples)
+        if scores[metric] != right / len(samples):
+            notes.append(f"lmms-eval says {metric} {scores[metric]:.4f}: it divides by 1000, here by {len(samples)}")
+        scores[metric] = right / len(samples)
+    return scores, notes
+
+
+def _record(
+    sample: Mapping[str, Any], task: str, definition: Mapping[str, Any], sent: Mapping[tuple[str, int], Any]
+) -> AnswerRecord:
+    """A sample as lmms-eval logs it, as a line of answers."""
+    asked = sent[task, sample["doc_id"]]
+    target = sample["target"] if isinstance(sample["target"], list) else [sample["target"]]
+    if definition.get("doc_to_target") == sample["target"] and sample["target"] not in sample["doc"]:
+        target = []  # TextVQA's names a column that is nowhere, and lmms-eval logs the name
+    values = {
+        name: value["score"] if isinstance(value, Mapping) and "score" in value else value
+        for name, value in sample.items()
+        if name not in ("doc_id", "doc", "target", "resps", "filtered_resps", "token_counts", "arguments", "doc_hash")
+    }
+    record: AnswerRecord = _plain(
+        {
+            "index": sample["doc_id"],
+            "id": str(sample["doc_id"]),
+            "prompt": asked.prompt,
+            "prediction": str(sample["filtered_resps"][0]),
+            "references": [str(one) for one in target],
+            "scores": {name: float(value) for name, value in values.items() if isinstance(value, (bool, int, float))},
+            "new_tokens": asked.answer.new_tokens,
+            "finished": asked.answer.finished,
+            "row": sample["doc"],
+        }
+    )
+    return record
+
+
+def _plain(value: Any) -> Any:
+    """The same in JSON's own types; what JSON has none for becomes text."""
+    return json.loads(json.dumps(value, default=str, allow_nan=False))
+
+
+@contextmanager
+def _at_home() -> Iterator[None]:
+    """Keep lmms-eval from what is ours: what it and its tasks print goes to stderr, as stdout is for results, and
+    Pillow goes on to refuse truncated images, which lmms-eval, once imported, has it fill up with grey."""
+    truncated = ImageFile.LOAD_TRUNCATED_IMAGES
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated
