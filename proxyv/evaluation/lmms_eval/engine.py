@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 import time
 from argparse import Namespace
@@ -25,6 +27,7 @@ from proxyv.results.lmms_eval import LmmsEvalResult
 from proxyv.results.scores import AnswerRecord
 
 SEEDS = (0, 1234, 1234, 1234)  # lmms-eval's own, where none is given
+OCRBENCH = "ocrbench_accuracy"  # the one metric that lmms-eval divides by the full set's size, whatever the limit
 # What `python -m lmms_eval` takes for reasoning, and leaves out of answers, unless it is told otherwise.
 REASONING = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
 
@@ -71,45 +74,37 @@ def evaluate_tasks(
     """
     from proxyv.evaluation.lmms_eval.model import LmmsEvalModel
 
-    folder = Path(output_dir)
+    folder, seeds = Path(output_dir), list(SEEDS if seed is None else [seed] * len(SEEDS))
     results = {}
     with only_process(folder / f".lmms-eval{LOCK}") if is_main() else nullcontext():
         for local in tasks:
             start = time.perf_counter()
             adapter = LmmsEvalModel(model, processor, batch_size, progress)
-            seeds = list(SEEDS if seed is None else [seed] * len(SEEDS))
             with _at_home():
                 found = _run(adapter, local, folder, limit, seeds)
             sent = {key: one for part in gather(adapter.sent) for key, one in part.items()}
-            if found is None:
+            if found is None:  # not the main process
                 continue
             samples = sorted(found["samples"][local.name], key=lambda sample: sample["doc_id"])
-            scores, notes = _scores(local.name, found["results"][local.name], samples)
-            result: LmmsEvalResult = {
-                "kind": "lmms-eval",
-                "task": local.name,
-                "scores": scores,
-                "num_samples": len(samples),
-                "notes": notes,
-                "lmms_eval": str(package_version("lmms-eval")),
-                "task_version": found["versions"][local.name],
-                "task_definition": found["configs"][local.name],
-                "files": [str(file) for file in local.files],
-                "available_samples": local.rows,
-                "limit": limit,
-                "batch_size": batch_size,
-                "seeds": seeds,
-                "wall_seconds": round(time.perf_counter() - start, 3),
-                "model": describe_model(model),
-                "recipe": dict(recipe or {}),
-                "environment": environment(),
-                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            }
-            results[local.name] = _plain(result)
-            records = [_record(sample, local.name, result["task_definition"], sent) for sample in samples]
-            (folder / f"{local.name}.json").unlink(missing_ok=True)  # it must never lie beside others' answers
-            write_records(folder / f"{local.name}.jsonl", records)
-            write_json(folder / f"{local.name}.json", results[local.name])
+            records = [_record(sample, local, sent) for sample in samples]
+            result = _plain(
+                {
+                    **_outcome(found, local, samples),
+                    "limit": limit,
+                    "batch_size": batch_size,
+                    "seeds": seeds,
+                    "wall_seconds": round(time.perf_counter() - start, 3),
+                    "model": describe_model(model),
+                    "recipe": dict(recipe or {}),
+                    "environment": environment(),
+                    "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                }
+            )
+            path = folder / f"{local.name}.json"
+            path.unlink(missing_ok=True)  # it must never lie beside the answers of another run
+            write_records(path.with_suffix(".jsonl"), records)
+            write_json(path, result)
+            results[local.name] = cast(LmmsEvalResult, result)
     return results
 
 
@@ -137,37 +132,51 @@ def _run(adapter: Any, local: LocalTask, folder: Path, limit: int | None, seeds:
     return cast("dict[str, Any] | None", found)
 
 
-def _scores(
-    task: str, given: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, float], list[str]]:
+def _outcome(found: Mapping[str, Any], local: LocalTask, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of LmmsEvalResult that come from lmms-eval and its task."""
+    scores, notes = _scores(found["results"][local.name], samples)
+    return {
+        "kind": "lmms-eval",
+        "task": local.name,
+        "scores": scores,
+        "num_samples": len(samples),
+        "notes": notes,
+        "lmms_eval": package_version("lmms-eval"),
+        "task_version": found["versions"][local.name],
+        "task_definition": found["configs"][local.name],
+        "files": [str(file) for file in local.files],
+        "available_samples": local.rows,
+    }
+
+
+def _scores(given: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], list[str]]:
     """A task's scores by metric ("metric,filter" where it has filters), and what was put right in them."""
-    scores = {
+    numbers = {
         name.removesuffix(",none"): float(value)
         for name, value in given.items()
         if "," in name and "_stderr" not in name and isinstance(value, (int, float))
     }
-    notes = []
-    metric = "ocrbench_accuracy"
-    if metric in scores:
-        right = sum(sample[metric]["score"] for sample in samples)
-        if scores[metric] != right / len(samples):
-            notes.append(f"lmms-eval says {metric} {scores[metric]:.4f}: it divides by 1000, here by {len(samples)}")
-        scores[metric] = right / len(samples)
+    scores = {name: value for name, value in numbers.items() if math.isfinite(value)}
+    notes = [f"lmms-eval says {name} {numbers[name]}, which is no score" for name in numbers if name not in scores]
+    if OCRBENCH in scores:
+        right = sum(sample[OCRBENCH]["score"] for sample in samples) / len(samples)
+        if scores[OCRBENCH] != right:
+            notes.append(
+                f"lmms-eval says {OCRBENCH} {scores[OCRBENCH]:.4f}: it divides by 1000, here by {len(samples)}"
+            )
+        scores[OCRBENCH] = right
     return scores, notes
 
 
-def _record(
-    sample: Mapping[str, Any], task: str, definition: Mapping[str, Any], sent: Mapping[tuple[str, int], Any]
-) -> AnswerRecord:
+def _record(sample: Mapping[str, Any], local: LocalTask, sent: Mapping[tuple[str, int], Any]) -> AnswerRecord:
     """A sample as lmms-eval logs it, as a line of answers."""
-    asked = sent[task, sample["doc_id"]]
-    target = sample["target"] if isinstance(sample["target"], list) else [sample["target"]]
-    if definition.get("doc_to_target") == sample["target"] and sample["target"] not in sample["doc"]:
+    asked, target = sent[local.name, sample["doc_id"]], sample["target"]
+    if target == local.task.config.doc_to_target and target not in sample["doc"]:
         target = []  # TextVQA's names a column that is nowhere, and lmms-eval logs the name
-    values = {
-        name: value["score"] if isinstance(value, Mapping) and "score" in value else value
-        for name, value in sample.items()
-        if name not in ("doc_id", "doc", "target", "resps", "filtered_resps", "token_counts", "arguments", "doc_hash")
+    scores = {
+        metric: value["score"] if isinstance(value, Mapping) and "score" in value else value
+        for metric, value in sample.items()
+        if metric in local.task.aggregation()
     }
     record: AnswerRecord = _plain(
         {
@@ -175,8 +184,8 @@ def _record(
             "id": str(sample["doc_id"]),
             "prompt": asked.prompt,
             "prediction": str(sample["filtered_resps"][0]),
-            "references": [str(one) for one in target],
-            "scores": {name: float(value) for name, value in values.items() if isinstance(value, (bool, int, float))},
+            "references": [str(one) for one in (target if isinstance(target, list) else [target])],
+            "scores": {name: float(value) for name, value in scores.items() if isinstance(value, (bool, int, float))},
             "new_tokens": asked.answer.new_tokens,
             "finished": asked.answer.finished,
             "row": sample["doc"],
@@ -186,8 +195,8 @@ def _record(
 
 
 def _plain(value: Any) -> Any:
-    """The same in JSON's own types; what JSON has none for becomes text."""
-    return json.loads(json.dumps(value, default=str, allow_nan=False))
+    """The same in JSON's own types; what JSON has none for becomes text, functions without where they lie in memory."""
+    return json.loads(json.dumps(value, default=lambda other: re.sub(" at 0x[0-9a-f]+", "", str(other))))
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from typing import Any
 from proxyv.errors import UserError
 
 LONGEST = 1024  # new tokens where a task names no number, as in lmms-eval's adapters of LLaVA
-# lmms-eval puts this, its separator of examples, where a task names no stop text. It would cut answers at their first
-# empty line, which no task here means; its adapters of LLaVA, Qwen and Gemma leave it out as well.
-SEPARATOR = "\n\n"
+# lmms-eval puts its separator of examples where a task names no stop text. It would cut answers at their first empty
+# line, which such a task does not mean; lmms-eval's adapters of LLaVA, Qwen and Gemma leave it out as well.
+UNNAMED = ["\n\n"]
 # What changes nothing in greedy answers, and `image_aspect_ratio`, which is for models whose own preprocessing is not
 # saved with them: those of LLaVA with a setting of their own ignore it too.
 WITHOUT_EFFECT = ("do_sample", "temperature", "top_k", "top_p", "seed", "image_aspect_ratio")
@@ -43,7 +43,7 @@ def read_generation(task: str, asked: Mapping[str, Any] | None) -> Generation:
     tokens, stops = rest.pop("max_new_tokens", LONGEST), rest.pop("until", [])
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
         raise UserError(f"{where}: max_new_tokens {tokens!r} must be a whole number from 1")
-    stops = [stops] if isinstance(stops, str) else stops
+    stops = [stops] if isinstance(stops, str) else [] if stops == UNNAMED else stops
     if not isinstance(stops, (list, tuple)) or not all(isinstance(stop, str) for stop in stops):
         raise UserError(f"{where}: until {stops!r:.100} must be a text or a list of them")
     temperature = rest.get("temperature", 0)
@@ -56,4 +56,4 @@ def read_generation(task: str, asked: Mapping[str, Any] | None) -> Generation:
             raise UserError(f"{where}: {name} {value!r:.100} is not supported, answers are greedy; choose another task")
         if name not in NEUTRAL and name not in WITHOUT_EFFECT:
             raise UserError(f"{where}: '{name}' is not supported; choose another task, or leave it out")
-    return Generation(tokens, tuple(stop for stop in stops if stop not in ("", SEPARATOR)))
+    return Generation(tokens, tuple(stop for stop in stops if stop))

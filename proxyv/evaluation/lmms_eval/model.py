@@ -119,7 +119,7 @@ class LmmsEvalModel(lmms):
     def _length(self, question: _Question) -> int:
         """About how many rows the prompt has."""
         processor = self.processor.image_processor
-        crops = sum(processor.crop_count(image.size) for image in question.images())
+        crops = sum(processor.count_crops(image.size) for image in question.images())
         return int(crops * processor.tokens_per_crop) + len(question.text)
 
     def _answer(self, batch: Sequence[_Question]) -> list[Answer]:

@@ -258,6 +258,7 @@ def test_what_tasks_ask_for_is_taken():
     }
     assert read_generation("toy", asked) == Generation(16)
     assert read_generation("toy", {"do_sample": True, "temperature": 0, "until": ["b", "c"]}).cut(" a cb ") == "a"
+    assert read_generation("toy", {"until": ["", "Q:", "\n\n"]}).cut("a\nb\n\nc") == "a\nb"
     assert read_generation("toy", {"do_sample": False, "temperature": 0.2}) == Generation(1024)
 
 
