@@ -19,8 +19,8 @@ def find_files(name: str, config: Mapping[str, Any], split: str, place: str | No
     """The files of a task's split, sorted.
 
     place: a file, a folder (all its files) or a glob, absolute or below `data_root`. None: the copy of the task's
-    repository on the hub, as `<data_root>/<repository>/<configuration>/<split>-*.parquet` or with `data` for the
-    configuration.
+    repository on the hub, as `<data_root>/<repository>/<configuration>/<split>-*.parquet`, with `data` for the
+    configuration, or the one file `<data_root>/<repository>/*.parquet`.
 
     Raises UserError where there are none, or files of several kinds.
     """
@@ -28,8 +28,10 @@ def find_files(name: str, config: Mapping[str, Any], split: str, place: str | No
         patterns = [str(data_root / place / "*") if (data_root / place).is_dir() else str(data_root / place)]
     else:
         copy = data_root / str(config.get("dataset_path", name)).rpartition("/")[2]
-        folders = [str(config.get("dataset_name")), "data", "default", ""]
+        folders = [one for one in (config.get("dataset_name"), "data", "default", ".") if one]
         patterns = [str(copy / folder / f"{split}-*.parquet") for folder in folders]
+        if len(alone := _glob(str(copy / "*.parquet"))) == 1:
+            patterns.append(str(alone[0]))
     for pattern in patterns:
         found = sorted(path for path in _glob(pattern) if path.suffix in SUFFIXES and path.is_file())
         if found and len({path.suffix == ".parquet" for path in found}) > 1:

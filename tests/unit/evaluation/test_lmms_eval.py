@@ -311,6 +311,8 @@ def test_local_files_in_every_form(engine, data, tmp_path):
     for part in range(2):
         rows.shard(2, part, contiguous=True).to_parquet(shards / f"validation-0000{part}-of-00002.parquet")
     (shards / "test-00000-of-00001.parquet").write_bytes(b"not looked at")
+    (tmp_path / "OCRBench").mkdir()
+    (tmp_path / "OCRBench" / "all.parquet").write_bytes((data / "ocrbench.parquet").read_bytes())
     rows[0]["image"].save(tmp_path / "page.png")
     line = {"questionId": "7", "question": "which word", "image": "page.png", "answers": ["A"]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(line) + "\n")
@@ -326,9 +328,9 @@ def test_local_files_in_every_form(engine, data, tmp_path):
         features = {"image": datasets.Image(), "id": datasets.Value("string")} if half == "images" else None
         datasets.Dataset.from_list(table, features=features and datasets.Features(features)).to_parquet(path)
 
-    sharded, lines, gqa = (
-        engine.load_tasks([name], tmp_path)[0] for name in ("docvqa_val", "docvqa_val=rows.jsonl", "gqa")
-    )
+    names = ["docvqa_val", "docvqa_val=rows.jsonl", "gqa", "ocrbench"]
+    sharded, lines, gqa, alone = (engine.load_tasks([name], tmp_path)[0] for name in names)
+    assert alone.rows == ROWS and [file.name for file in alone.files] == ["all.parquet"]
     assert sharded.rows == ROWS and len(sharded.files) == 2
     (page,) = lines.task.doc_to_visual(lines.task.eval_docs[0])
     assert page.tobytes() == rows[0]["image"].convert("RGB").tobytes()
