@@ -17,7 +17,7 @@ from typing import Any, cast
 from PIL import ImageFile
 
 from proxyv.environment import describe_model, environment, package_version
-from proxyv.errors import UserError
+from proxyv.errors import UserError, one_line, reason
 from proxyv.evaluation.lmms_eval.tasks import LocalTask, load_task
 from proxyv.files import write_json, write_records
 from proxyv.locks import LOCK, only_process
@@ -80,7 +80,7 @@ def evaluate_tasks(
         for local in tasks:
             start = time.perf_counter()
             adapter = LmmsEvalModel(model, processor, batch_size, progress)
-            with _at_home():
+            with _at_home(), _keeping_answers(adapter, folder / f"{local.name}.unscored.jsonl"):
                 found = _run(adapter, local, folder, limit, seeds)
             sent = {key: one for part in gather(adapter.sent) for key, one in part.items()}
             if found is None:  # not the main process
@@ -197,6 +197,25 @@ def _record(sample: Mapping[str, Any], local: LocalTask, sent: Mapping[tuple[str
 def _plain(value: Any) -> Any:
     """The same in JSON's own types; what JSON has none for becomes text, functions without where they lie in memory."""
     return json.loads(json.dumps(value, default=lambda other: re.sub(" at 0x[0-9a-f]+", "", str(other))))
+
+
+@contextmanager
+def _keeping_answers(adapter: Any, path: Path) -> Iterator[None]:
+    """Where lmms-eval fails over answers that are all there, this process's are written, and the error becomes a
+    UserError: tasks' scoring has no error classes of its own (MME's, of an odd limit, is an assertion)."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (UserError, MemoryError)) or not adapter.answered:
+            raise
+        given = [
+            {"index": sample, "prompt": one.prompt, "prediction": one.answer.text}
+            for (_, sample), one in sorted(adapter.sent.items())
+        ]
+        write_records(path, given)
+        said = one_line(reason(error.__cause__ or error))
+        remedy = "the answers are in that file; try another --limit, or none"
+        raise UserError(f"{path}: lmms-eval cannot score these {len(given)} answers ({said}); {remedy}") from error
 
 
 @contextmanager

@@ -73,6 +73,7 @@ class LmmsEvalModel(lmms):
         self.model, self.processor = model, processor
         self.batch_size, self.progress = int(batch_size), progress
         self.sent: dict[tuple[str, int], Sent] = {}  # by task and sample, for who wants to keep them
+        self.answered = False  # whether all requests have been
 
     @property
     def device(self) -> torch.device:
@@ -95,6 +96,7 @@ class LmmsEvalModel(lmms):
                     text = questions[place].generation.cut(answer.text)
                     results[place] = GenerationResult(text, TokenCounts(output_tokens=answer.new_tokens))
                 bar.update(len(batch))
+        self.answered = True
         return results
 
     def _question(self, request: Instance) -> _Question:

@@ -126,6 +126,20 @@ def test_ocrbench_is_divided_by_its_samples(results):
     ]
 
 
+def test_answers_are_kept_where_lmms_eval_fails_over_them(engine, loaded, data, tmp_path, monkeypatch):
+    (task,) = engine.load_tasks(["docvqa_val=docvqa.parquet"], data)
+    monkeypatch.setitem(task.task._aggregation_list, "anls", lambda scores: scores[len(scores)])
+    with pytest.raises(
+        UserError, match=r"docvqa_val.unscored.jsonl: lmms-eval cannot score these 2 answers .IndexError"
+    ):
+        engine.evaluate_tasks(*loaded, [task], output_dir=tmp_path, batch_size=2, limit=2, progress=False)
+    kept = read_records(tmp_path / "docvqa_val.unscored.jsonl")
+    assert [line["prediction"] for line in kept] == [
+        line["prediction"] for line in read_records(data / "batches" / "docvqa_val.jsonl")[:2]
+    ]
+    assert not (tmp_path / "docvqa_val.json").exists()
+
+
 def test_lmms_evals_own_command_and_ours_print_the_same_score(results, engine, data, tmp_path, monkeypatch, capsys):
     import lmms_eval.__main__ as command
     from lmms_eval.tasks import docvqa
