@@ -21,7 +21,7 @@ class LmmsEvalResult(TypedDict):
     files: list[str]  # that the samples came from
     available_samples: int
     limit: int | None  # only the first samples
-    batch_size: int
+    batch_size: int | None
     seeds: list[int]  # of Python, numpy, torch and the choice of examples
     wall_seconds: float
     model: ModelRecord

@@ -10,7 +10,7 @@ from proxyv.evaluation.lmms_eval.model import LmmsEvalModel
 from proxyv.model.image_processing import IMAGE_MODES
 from proxyv.processes import connect
 
-ARGUMENTS = ("pretrained", "batch_size", "device", "dtype", "attention", "load_in", "image_mode")
+ARGUMENTS = ("pretrained", "batch_size", "device", "dtype", "attention", "load_in", "image_mode", "seed")
 
 
 class FolderModel(LmmsEvalModel):
@@ -18,7 +18,7 @@ class FolderModel(LmmsEvalModel):
 
     Args:
         pretrained: run folder, model folder or adapter folder.
-        batch_size, device, dtype, attention, load_in: as in `proxyv eval`.
+        batch_size, device, dtype, attention, load_in, seed: as in `proxyv eval`.
         image_mode: anyres or pad, in place of the mode saved with the model.
 
     Raises UserError where there is no model, and for arguments that are unknown or do not fit.
@@ -33,6 +33,7 @@ class FolderModel(LmmsEvalModel):
         attention: str | None = None,
         load_in: str | None = None,
         image_mode: str | None = None,
+        seed: int = 0,
         **unknown: Any,
     ):
         for name in unknown:
@@ -46,4 +47,4 @@ class FolderModel(LmmsEvalModel):
             if image_mode not in IMAGE_MODES:
                 raise UserError(f"--model_args: image_mode '{image_mode}' is unknown{suggest(image_mode, IMAGE_MODES)}")
             loaded.processor.image_processor.image_mode = image_mode
-        super().__init__(loaded.model, loaded.processor, batch_size)
+        super().__init__(loaded.model, loaded.processor, batch_size, seed)

@@ -18,11 +18,13 @@ from PIL import ImageFile
 
 from proxyv.environment import describe_model, environment, package_version
 from proxyv.errors import UserError, one_line, reason
+from proxyv.evaluation.batches import BatchSize, check_numbers
 from proxyv.evaluation.lmms_eval.tasks import LocalTask, load_task
+from proxyv.evaluation.team import together
 from proxyv.files import write_json, write_records
 from proxyv.locks import LOCK, only_process
 from proxyv.model import ProxyVProcessor
-from proxyv.processes import connected, gather, is_main
+from proxyv.processes import connect, connected, gather, is_main
 from proxyv.results.lmms_eval import LmmsEvalResult
 from proxyv.results.scores import AnswerRecord
 
@@ -32,19 +34,26 @@ OCRBENCH = "ocrbench_accuracy"  # the one metric that lmms-eval divides by the f
 REASONING = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
 
 
-def load_tasks(names: Sequence[str], data_root: str | Path, limit: int | None = None) -> list[LocalTask]:
+def load_tasks(
+    names: Sequence[str],
+    data_root: str | Path,
+    batch_size: BatchSize = 1,
+    limit: int | None = None,
+    seed: int | None = None,
+) -> list[LocalTask]:
     """Tasks, each as `NAME` or `NAME=FILES` (see `load_task`), all of them checked before there is a model.
 
-    Raises UserError as `load_task` does, and for one that is named twice.
+    The numbers are those of `evaluate_tasks`. Under torchrun the main process reads the data first.
+
+    Raises UserError as `load_task` does, for a task that is named twice, and for numbers outside their domain.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"limit: {limit} is too small; use 1 or more")
+    check_numbers(batch_size, limit, seed or 0)
     pairs = [name.partition("=") for name in names]
     for name in {name for name, _, _ in pairs}:
         if [one for one, _, _ in pairs].count(name) > 1:
             raise UserError(f"--tasks: '{name}' is there twice; name it once")
-    with _at_home():
-        return [load_task(name, place or None, data_root) for name, _, place in pairs]
+    with _at_home(), together() as team:
+        return team.main_first(lambda: [load_task(name, place or None, data_root) for name, _, place in pairs])
 
 
 def evaluate_tasks(
@@ -53,7 +62,7 @@ def evaluate_tasks(
     tasks: Sequence[LocalTask],
     *,
     output_dir: str | Path,
-    batch_size: int = 1,
+    batch_size: BatchSize = 1,
     limit: int | None = None,
     seed: int | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -65,9 +74,9 @@ def evaluate_tasks(
 
     Args:
         tasks: from `load_tasks`.
-        batch_size: samples generated at once.
+        batch_size: samples generated at once; "auto": as many as fit.
         limit: only the first samples of each.
-        seed: for all of lmms-eval's generators; None: its own defaults.
+        seed: set before each batch, and for all of lmms-eval's generators; None: 0, and its own defaults.
         recipe: recorded as it is.
 
     Raises UserError for a sample that cannot be asked, and where another process is at work in the folder.
@@ -76,10 +85,11 @@ def evaluate_tasks(
 
     folder, seeds = Path(output_dir), list(SEEDS if seed is None else [seed] * len(SEEDS))
     results = {}
-    with only_process(folder / f".lmms-eval{LOCK}") if is_main() else nullcontext():
+    connect()  # lmms-eval's processes meet in a process group
+    with together(), only_process(folder / f".lmms-eval{LOCK}") if is_main() else nullcontext():
         for local in tasks:
             start = time.perf_counter()
-            adapter = LmmsEvalModel(model, processor, batch_size, progress)
+            adapter = LmmsEvalModel(model, processor, batch_size, seed or 0, progress)
             with _at_home(), _keeping_answers(adapter, folder / f"{local.name}.unscored.jsonl"):
                 found = _run(adapter, local, folder, limit, seeds)
             sent = {key: one for part in gather(adapter.sent) for key, one in part.items()}
@@ -91,7 +101,7 @@ def evaluate_tasks(
                 {
                     **_outcome(found, local, samples),
                     "limit": limit,
-                    "batch_size": batch_size,
+                    "batch_size": adapter.taken_size,
                     "seeds": seeds,
                     "wall_seconds": round(time.perf_counter() - start, 3),
                     "model": describe_model(model),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -13,9 +12,21 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from PIL import Image
 from tqdm import tqdm
+from transformers import set_seed
 
 from proxyv.errors import UserError, naming, reading
 from proxyv.evaluation.answers import Answer, chat_prompt, eval_mode, generate_answers
+from proxyv.evaluation.batches import (
+    AUTO,
+    BatchSize,
+    answer_in_parts,
+    answer_whole,
+    check_numbers,
+    find_batch_size,
+    first_guess,
+    plan_batches,
+    prompt_length,
+)
 from proxyv.evaluation.lmms_eval.generation import Generation, read_generation
 from proxyv.model import ProxyVProcessor
 
@@ -58,21 +69,31 @@ class LmmsEvalModel(lmms):
     Started by torchrun or accelerate, each process answers the share that lmms-eval gives it.
 
     Args:
-        batch_size: samples generated at once, of like length.
+        batch_size: samples generated at once, of like length; "auto": as many as fit.
+        seed: set before each batch, for methods that draw.
         progress: whether to show a bar.
 
-    Raises UserError for a batch size that is no number from 1.
+    Raises UserError for a batch size that is neither a number from 1 nor "auto".
     """
 
     is_simple = True
 
-    def __init__(self, model: Any, processor: ProxyVProcessor, batch_size: int | str = 1, progress: bool = True):
+    def __init__(
+        self,
+        model: Any,
+        processor: ProxyVProcessor,
+        batch_size: BatchSize | str = 1,
+        seed: int = 0,
+        progress: bool = True,
+    ):
         super().__init__()
-        if not str(batch_size).isdecimal() or int(batch_size) < 1:
-            raise UserError(f"batch_size: {batch_size!r} must be a whole number from 1")
-        self.model, self.processor = model, processor
-        self.batch_size, self.progress = int(batch_size), progress
+        # lmms-eval's command line hands over a text.
+        size: Any = int(batch_size) if str(batch_size).isdecimal() else batch_size
+        check_numbers(size, seed=seed)
+        self.batch_size: BatchSize = size
+        self.model, self.processor, self.seed, self.progress = model, processor, seed, progress
         self.sent: dict[tuple[str, int], Sent] = {}  # by task and sample, for who wants to keep them
+        self.taken_size: int | None = None  # the batch size that `auto` has found, or the given one
         self.answered = False  # whether all requests have been
 
     @property
@@ -90,12 +111,12 @@ class LmmsEvalModel(lmms):
         results: list[Any] = [None] * len(questions)
         bar = tqdm(total=len(questions), desc="answers", disable=not self.progress or self.rank != 0)
         with bar, eval_mode(self.model):
-            for batch in self._batches(questions):
-                answers = self._answer([questions[place] for place in batch])
-                for place, answer in zip(batch, answers, strict=True):
-                    text = questions[place].generation.cut(answer.text)
+            for generation in sorted({question.generation for question in questions}):
+                alike = [place for place, question in enumerate(questions) if question.generation == generation]
+                for place, answer in self._answer_all(questions, alike):
+                    text = generation.cut(answer.text)
                     results[place] = GenerationResult(text, TokenCounts(output_tokens=answer.new_tokens))
-                bar.update(len(batch))
+                    bar.update(1)
         self.answered = True
         return results
 
@@ -107,22 +128,29 @@ class LmmsEvalModel(lmms):
             rows = visuals.__self__.dataset[split]
         return _Question(str(task), sample, text, read_generation(task, asked), visuals, lambda: rows[sample])
 
-    def _batches(self, questions: Sequence[_Question]) -> Iterator[list[int]]:
-        """Places of questions that go together: of one kind of generation and of like length, the longest first."""
-        places = range(len(questions))
+    def _answer_all(self, questions: Sequence[_Question], places: Sequence[int]) -> Iterator[tuple[int, Answer]]:
+        """The answers to questions of one kind of generation, each with its question's place."""
+
+        def ask(batch: Sequence[int]) -> list[Answer]:
+            return self._answer([questions[place] for place in batch])
+
         # Alone, no question waits for a longer one, and its images need be opened only once.
-        lengths = [self._length(one) if self.batch_size > 1 else 0 for one in questions]
-        ordered = sorted(places, key=lambda place: (questions[place].generation, -lengths[place]))
-        for _, group in groupby(ordered, key=lambda place: questions[place].generation):
-            alike = list(group)
-            for start in range(0, len(alike), self.batch_size):
-                yield alike[start : start + self.batch_size]
+        lengths = {place: 0 if self.batch_size == 1 else self._length(questions[place]) for place in places}
+        found: list[Answer] = []
+        if self.batch_size == AUTO:
+            self.taken_size, found = find_batch_size(ask, lengths, first_guess(self.model, len(places), processes=1))
+        else:
+            self.taken_size = self.batch_size
+        for batch in plan_batches(lengths, self.taken_size):
+            if not found:
+                found = answer_in_parts(ask, batch)[0] if self.batch_size == AUTO else answer_whole(ask, batch)
+            yield from zip(batch, found, strict=True)
+            found = []
 
     def _length(self, question: _Question) -> int:
-        """About how many rows the prompt has."""
-        processor = self.processor.image_processor
-        crops = sum(processor.count_crops(image.size) for image in question.images())
-        return int(crops * processor.tokens_per_crop) + len(question.text)
+        images = question.images()
+        prompt = chat_prompt(self.processor, question.text, len(images))
+        return prompt_length(self.processor, prompt, [image.size for image in images])
 
     def _answer(self, batch: Sequence[_Question]) -> list[Answer]:
         with naming(f"task {batch[0].task}: samples {', '.join(str(one.sample) for one in batch)}"):
@@ -130,6 +158,7 @@ class LmmsEvalModel(lmms):
             prompts = [
                 chat_prompt(self.processor, one.text, len(of_one)) for one, of_one in zip(batch, images, strict=True)
             ]
+            set_seed(self.seed)
             tokens = batch[0].generation.max_new_tokens
             answers = generate_answers(self.model, self.processor, prompts, images, tokens)
         for question, prompt, answer in zip(batch, prompts, answers, strict=True):

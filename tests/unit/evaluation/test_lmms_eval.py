@@ -216,7 +216,7 @@ def test_several_images_one_or_none_in_batches_as_alone_and_marks_in_a_text_stay
     texts = ["which word", "value of C", "what is <image> ?", "a longer question about the page"]
     answers = []
     model.train()
-    for size in (1, 3):
+    for size in (1, 3, "auto"):
         adapter = LmmsEvalModel(model, processor, size, progress=False)
         adapter.task_dict = {"toy": {"test": rows}}
         answers.append(
@@ -225,7 +225,7 @@ def test_several_images_one_or_none_in_batches_as_alone_and_marks_in_a_text_stay
         adapter.clean()
         assert adapter.model is model and model.training
     model.eval()
-    assert answers[0] == answers[1]
+    assert answers[0] == answers[1] == answers[2]
     assert [adapter.sent["toy", place].prompt.count("<image>") for place in range(4)] == [2, 0, 1, 1]
     assert adapter.sent["toy", 1].answer.new_tokens <= 3 < adapter.sent["toy", 0].answer.new_tokens
     stop = answers[0][0][2]
