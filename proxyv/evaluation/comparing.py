@@ -16,7 +16,16 @@ from proxyv.evaluation.paired import bootstrap_interval, is_binary, is_mean, mcn
 from proxyv.report.figures import protocol
 from proxyv.report.score_files import read_answers, read_benchmark
 from proxyv.results.check import checked
-from proxyv.results.comparison import ComparedBenchmark, ComparedRun, Comparison, Flip, McNemar, Pair, SampleScore
+from proxyv.results.comparison import (
+    ComparedBenchmark,
+    ComparedRun,
+    Comparison,
+    Flip,
+    Interval,
+    McNemar,
+    Pair,
+    SampleScore,
+)
 from proxyv.results.scores import AnswerRecord, BenchmarkResult
 from proxyv.schema import describe_change
 
@@ -86,6 +95,8 @@ def _read(path: Path) -> dict[str, Answered]:
         raise UserError(f"{path}: no such file or folder; give run folders or results")
     folder = path / "eval" if (path / "eval").is_dir() else path
     files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else [path.with_suffix(".jsonl")]
+    if parts := sorted(folder.glob("*.parts")):
+        raise UserError(f"{parts[0]}: an evaluation is under way or was interrupted; finish it with --resume")
     if not files:
         raise UserError(f"{folder}: holds no answers (*.jsonl); evaluate first, or give the folder of an evaluation")
     found: dict[str, Answered] = {}
@@ -173,16 +184,19 @@ def _check_alike(first: Answered, other: Answered) -> None:
 def _pair(name: str, first: Answered, other: Answered, score: str, averaged: bool, binary: bool) -> Pair:
     changes = [two - one for one, two in zip(first.scores(score), other.scores(score), strict=True)]
     scale = first.result["scale"]
-    low, high = bootstrap_interval(changes) if averaged else (0.0, 0.0)
     higher, lower = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
+    interval: Interval | None = None
     mcnemar: McNemar | None = None
+    if averaged:
+        low, high = bootstrap_interval(changes)
+        interval = {"low": low * scale, "high": high * scale}
     if binary:
         mcnemar = {"first_only": lower, "other_only": higher, "p": mcnemar_p(lower, higher)}
     changed = sorted((place for place, change in enumerate(changes) if change), key=lambda place: -abs(changes[place]))
     return {
         "other": name,
         "difference": other.result["main_score"] - first.result["main_score"],
-        "interval": {"low": low * scale, "high": high * scale} if averaged else None,
+        "interval": interval,
         "mcnemar": mcnemar,
         "higher": higher,
         "lower": lower,

@@ -223,6 +223,9 @@ def test_wrong_paths(runs):
     ):
         with pytest.raises(UserError, match=message):
             compare_runs(paths)
+    (runs["two"] / "eval/other.parts").mkdir()
+    with pytest.raises(UserError, match="other.parts: an evaluation is under way or was interrupted"):
+        compare_runs([runs["one"], runs["two"]])
 
 
 # ── the command and its page ────────────────────────────────────────────────────────────────────────────────────────
