@@ -19,13 +19,15 @@ class FakeProcessor:
     def apply_chat_template(self, messages: list[dict], add_generation_prompt: bool, tokenize: bool) -> str:
         assert add_generation_prompt and not tokenize
         (message,) = messages
-        image, text = message["content"]
-        assert message["role"] == "user" and image == {"type": "image"}
-        return f"USER: <image>\n{text['text']} ASSISTANT:"
+        *images, text = message["content"]
+        assert message["role"] == "user" and images and all(image == {"type": "image"} for image in images)
+        return f"USER: {'<image>' * len(images)}\n{text['text']} ASSISTANT:"
 
     def __call__(self, text: list[str], images: list[list[Any]], padding: bool, return_tensors: str) -> dict:
         assert padding and return_tensors == "pt" and len(text) == len(images)
-        assert all(len(of_text) == 1 and of_text[0].mode == "RGB" for of_text in images)
+        assert all(image.mode == "RGB" for of_text in images for image in of_text)
+        marks = [prompt.split("\n")[0].count("<image>") for prompt in text]
+        assert marks == [len(of_text) for of_text in images]
         width = max(map(len, text))
         rows = [[ord(c) for c in one] for one in text]
         blanks = [[PAD] * (width - len(row)) for row in rows]
@@ -67,5 +69,5 @@ class FakeModel:
 
     def _answer_ids(self, row: list[int]) -> list[int]:
         prompt = "".join(chr(i) for i in row if i != PAD)
-        question = prompt.removeprefix("USER: <image>\n").removesuffix(" ASSISTANT:")
+        question = prompt.split("<image>\n", 1)[1].removesuffix(" ASSISTANT:")
         return [ord(c) for c in self.answer(question)] + [END]

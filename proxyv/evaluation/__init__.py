@@ -1,12 +1,13 @@
 """Evaluation by generation: benchmarks, metrics, results that can be resumed and scored again.
 
-benchmarks.py  what a benchmark or suite YAML holds      samples.py      a benchmark's data, from local files
-metrics.py     the scores of one answer                  answers.py      greedy answers to a batch
+benchmarks.py  what a benchmark or suite YAML holds      prompts.py      from a row to the text that is sent
+tables.py      a benchmark's local files, as one table   samples.py      its samples
+answers.py     greedy answers to a batch                 sample_images.py which images go with a row
 runner.py      evaluate a model on benchmarks, suites    answerer.py     a benchmark's questions put to a model
 batches.py     which samples go together, how many       bookkeeping.py  found answers, what is left, the result
 team.py        the processes that torchrun started       answer_files.py where answers are, in the making and after
-scoring.py     means, suites, scoring again              rescoring.py    a folder of results scored again
-vqa_answers.py the form VQA accuracy compares            comparing.py    runs against each other, by sample
+metrics/       the scores of one answer, and of all      scoring.py      totals, suites, scoring again
+rescoring.py   a folder of results scored again          comparing.py    runs against each other, by sample
 paired.py      how sure a difference is                  flip_page.py    the changed answers, with pictures
 
     <output_dir>/<benchmark>.jsonl     one line per sample, in sample order

@@ -30,11 +30,11 @@ class Answerer:
 
     def prompt(self, index: int) -> str:
         """The text that is sent for a sample, chat template included."""
-        return chat_prompt(self.processor, self.samples.benchmark.user_text(self.samples[index].question))
+        return chat_prompt(self.processor, self.samples[index].text, self.samples.count_images(index))
 
     def length(self, index: int) -> int:
-        """The length of a sample's prompt with its image, as `prompt_length` measures it."""
-        return prompt_length(self.processor, self.prompt(index), [self.samples.image_size(index)])
+        """The length of a sample's prompt with its images, as `prompt_length` measures it."""
+        return prompt_length(self.processor, self.prompt(index), self.samples.image_sizes(index))
 
     def facts(self, index: int) -> dict[str, Any]:
         """What a sample's record must agree in to be an answer to it."""
@@ -46,16 +46,14 @@ class Answerer:
         too many, and UserError as `generate_answers` does."""
         benchmark = self.samples.benchmark
         prompts = [self.prompt(index) for index in batch]
-        images = [self.samples.image(index) for index in batch]
+        images = [self.samples.images(index) for index in batch]
         ids = ", ".join(repr(self.samples[index].id) for index in batch)
         set_seed(self.seed)
         with naming(f"benchmark {benchmark.name}: samples {ids}"):
-            answers = generate_answers(
-                self.model, self.processor, prompts, [[one] for one in images], benchmark.max_new_tokens
-            )
+            answers = generate_answers(self.model, self.processor, prompts, images, benchmark.max_new_tokens)
         return [
-            self._record(index, prompt, image.size, answer)
-            for index, prompt, image, answer in zip(batch, prompts, images, answers, strict=True)
+            self._record(index, prompt, first.size, answer)
+            for index, prompt, (first, *_), answer in zip(batch, prompts, images, answers, strict=True)
         ]
 
     def _record(self, index: int, prompt: str, image_size: tuple[int, int], answer: Answer) -> AnswerRecord:

@@ -10,13 +10,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
 from proxyv.domains import CheckedBy, Count, Declared, Name, Place, Positive, Text
 from proxyv.errors import UserError, suggest
 from proxyv.evaluation.metrics import METRICS, Metric, get_metric
+from proxyv.evaluation.prompts import PromptTemplate
 from proxyv.files import CHECKOUT
 from proxyv.schema import load_dataclass
 
@@ -28,22 +29,26 @@ FileName = Annotated[Name, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 @dataclass
 class Columns(Declared):
-    """Which column of the data holds what."""
+    """Which column of the data holds what. A name may lead into lists and mappings: `messages.0.content`."""
 
     question: Column  # a list of texts makes one sample of each
-    image: Column  # embedded bytes, or a path relative to the data file
     answers: Column  # one text or a list of accepted ones
+    image: Column | None = None  # embedded bytes, a path relative to the data file, or a list of either: all are sent
+    marked_images: dict[Text, Column] = field(default_factory=dict)  # in its place, mark in the text → column
     id: Column | None = None  # null: the row's number
+    context: Column | None = None  # what the prompt says before the question; null, "" and "nan": nothing
+    options: list[Column] = field(default_factory=list)  # one that holds a list, or spells one; or one an option
+    answers_are: Literal["texts", "option_numbers"] = "texts"  # numbers from 0, which become the options' letters
     keep: list[Column] = field(default_factory=list)  # kept with every answer: metrics and groups read them
 
 
 @dataclass
-class PromptTemplate(Declared):
-    """How a question becomes the user's text: prefix + question + suffix."""
+class ImageTable(Declared):
+    """Images in files of their own; the column `image` of the questions holds the `id` of one."""
 
-    prefix: Text = ""
-    suffix: Text = ""
-    capitalize: bool = False  # first letter upper case, all others lower, as in lmms-eval's TextVQA
+    data: Place
+    id: Column = "id"
+    image: Column = "image"
 
 
 @dataclass
@@ -52,14 +57,19 @@ class Benchmark(Declared):
 
     name: FileName  # equal to the file's name
     title: Text  # for tables
-    data: Place  # parquet or JSON file, relative to the data root or absolute
+    data: Place  # parquet or JSON: a file, a folder of shards or a pattern with *, below the data root or absolute
     split: Text  # in words, recorded with the result
     columns: Columns
     metrics: list[Annotated[Name, CheckedBy("evaluation/benchmarks.py")]]  # names of proxyv/evaluation/metrics.py
     main: Score  # the score that tables show
     max_new_tokens: Count
+    lmms_eval: Text | None = None  # the harness's task with the same prompts and scores
     version: Text = "1"  # raised whenever a change here changes scores
     prompt: PromptTemplate = field(default_factory=PromptTemplate)
+    images: ImageTable | None = None  # where they lie apart from the questions
+    only: dict[Column, list[Text]] = field(
+        default_factory=dict
+    )  # rows whose column fits a pattern (*), and none with !
     scale: Positive = 100.0  # tables show main · scale
     group_by: Column | None = None  # a kept column; scores are also given for each of its values
     allow_outside: bool = False  # image paths may lead out of the data file's folder
@@ -73,11 +83,6 @@ class Benchmark(Declared):
     def score_names(self) -> list[str]:
         """The names of all scores the metrics give."""
         return [score for metric in self.used_metrics for score in metric.scores]
-
-    def user_text(self, question: str) -> str:
-        """The text after the image in the user's turn."""
-        question = question.capitalize() if self.prompt.capitalize else question
-        return f"{self.prompt.prefix}{question}{self.prompt.suffix}"
 
     def definition(self) -> dict[str, Any]:
         """All fields that say what is measured, ready for JSON."""
@@ -173,6 +178,7 @@ def _load(schema: type[NamedFile], path: Path) -> NamedFile:
 
 def _check_benchmark(benchmark: Benchmark, path: Path) -> None:
     """Raise UserError where fields contradict each other."""
+    _check_columns(benchmark, path)
     for name in benchmark.metrics:
         if name not in METRICS:
             raise UserError(f"{path}: field 'metrics': unknown metric '{name}'{suggest(name, METRICS)}")
@@ -180,10 +186,25 @@ def _check_benchmark(benchmark: Benchmark, path: Path) -> None:
     kept = benchmark.columns.keep
     if benchmark.group_by is not None:
         _require_known(path, "group_by", benchmark.group_by, kept)
+    given = {*kept, "image_size", *(["options"] if benchmark.columns.options else [])}
     for metric in benchmark.used_metrics:
         for need in metric.needs:
-            if need != "image_size" and need not in kept:
+            if need not in given:
                 raise UserError(f"{path}: metric '{metric.name}' needs '{need}'; add it to columns.keep")
+
+
+def _check_columns(benchmark: Benchmark, path: Path) -> None:
+    columns, prompt = benchmark.columns, benchmark.prompt
+    if (columns.image is None) == (not columns.marked_images):
+        found = "both" if columns.image else "neither"
+        raise UserError(f"{path}: columns: give one of 'image' and 'marked_images', found {found}")
+    if benchmark.images is not None and columns.image is None:
+        raise UserError(f"{path}: columns: field 'image' is missing; with 'images' it holds their ids")
+    for column, text in (("context", prompt.context), ("options", prompt.options)):
+        if bool(getattr(columns, column)) != bool(text):
+            raise UserError(f"{path}: columns.{column} and prompt.{column} belong together; give both or neither")
+    if columns.answers_are == "option_numbers" and not columns.options:
+        raise UserError(f"{path}: columns.answers_are: 'option_numbers' needs columns.options; add them")
 
 
 def _require_known(path: Path, key: str, word: str, known: Sequence[str]) -> None:

@@ -1,64 +1,70 @@
-"""A benchmark's samples, read from a local parquet or JSON file. Nothing here ever calls the hub."""
+"""A benchmark's samples, read from local parquet or JSON files. Nothing here ever calls the hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import ast
+import string
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
-import pyarrow
 from PIL import Image
 
-from proxyv.data.images import BadImageError, image_size, locate_image, open_image
-from proxyv.errors import UserError, reading, suggest
+from proxyv.data.images import BadImageError
+from proxyv.errors import UserError, suggest
 from proxyv.evaluation.benchmarks import Benchmark
-from proxyv.files import parse_json, to_line
+from proxyv.evaluation.sample_images import SampleImages
+from proxyv.evaluation.tables import fits, read_table, value_at
+from proxyv.files import to_line
 
 Value = TypeVar("Value")
+ABSENT = (None, "", "nan")  # how data say that a row has no such option, or no context
 
 
 @dataclass(frozen=True)
 class BenchmarkSample:
-    """One question. `kept` holds the row's `columns.keep`, ready for JSON."""
+    """One question.
+
+    text: what is sent with the images: the question with its options, context and the prompt's other parts.
+    kept: the row's `columns.keep`, and its `options` (letter → text) where it has any; ready for JSON.
+    """
 
     index: int
     id: str
     question: str
+    text: str
     references: list[str]
     kept: dict[str, Any]
 
 
 class BenchmarkSamples:
-    """The samples of a benchmark in file order; an image is opened when it is used.
+    """The samples of a benchmark in file order; images are opened when they are used.
 
     Raises UserError where the file or a column is missing, and for the first sample that cannot be asked or scored,
     naming benchmark, path and remedy.
     """
 
     def __init__(self, benchmark: Benchmark, data_root: str | Path):
-        self.benchmark = benchmark
+        self.benchmark, columns = benchmark, benchmark.columns
         self.path = Path(data_root) / benchmark.data
-        rows = _read(benchmark, self.path)
+        rows = read_table(self.path, f"benchmark {benchmark.name}")
         _check_columns(benchmark, self.path, rows.column_names)
-        self._images = rows.select_columns(benchmark.columns.image)
-        self._texts = rows.remove_columns(benchmark.columns.image)
-        self._places = _places(rows, benchmark.columns.question)
+        folder = self.path if self.path.is_dir() else self.path.parent
+        self._images = SampleImages(benchmark, rows, folder, data_root)
+        of_images = [] if benchmark.images else [columns.image, *columns.marked_images.values()]
+        self._texts = rows.remove_columns([name for name in of_images if name is not None])
+        self._places = _places(rows, benchmark)
         if not self._places:
             raise UserError(f"benchmark {benchmark.name}: {self.path}: no samples; the data file is empty")
         self._check_samples()
 
     def _check_samples(self) -> None:
         """Raise UserError for the first sample that cannot be asked or scored, before any model is loaded."""
-        missing = _empty(self._images.data.column(self.benchmark.columns.image))
         for index in range(len(self)):
             sample = self[index]
-            if missing[self._places[index][0]]:
-                raise UserError(
-                    f"{self._where(sample.id)}: no image in column '{self.benchmark.columns.image}'; "
-                    "leave the row out, or put its image there"
-                )
+            self.count_images(index)
             for metric in self.benchmark.used_metrics:
                 if problem := metric.problem(sample.kept):
                     raise UserError(f"{self._where(sample.id)}: {problem}; fix the row")
@@ -70,37 +76,70 @@ class BenchmarkSamples:
         """Sample `index`. Raises UserError where it has no question, no answer to compare with, or no texts there."""
         row_number, part = self._places[index]
         columns, row = self.benchmark.columns, self._texts[row_number]
-        name = str(row_number if columns.id is None else row[columns.id])
+        name = str(row_number if columns.id is None else value_at(row, columns.id))
         name = name if part is None else f"{name}-{part}"
-        question = row[columns.question] if part is None else row[columns.question][part]
+        question = value_at(row, columns.question)
+        question = question if part is None else question[part]
         if not isinstance(question, str):
             raise self._fault(name, columns.question, question, "a text")
-        references = _as_list(row[columns.answers])
+        options = self._options(name, row)
+        context = None if columns.context is None else value_at(row, columns.context)
+        text = self.benchmark.prompt.fill(question, None if context in ABSENT else str(context), options)
+        kept = {column: value_at(row, column) for column in columns.keep}
+        for column, value in kept.items():
+            if not _fits_json(value):
+                raise self._fault(name, column, value, "what JSON can hold")
+        if columns.options:
+            kept["options"] = options
+        return BenchmarkSample(index, name, question, text, self._references(name, row, options), kept)
+
+    def count_images(self, index: int) -> int:
+        """How many images go with sample `index`. Raises UserError where one is missing."""
+        return self._images_of(index, self._images.count, "leave the row out, or put its image there")
+
+    def images(self, index: int) -> list[Image.Image]:
+        """The images of sample `index` in RGB, one or more. Raises UserError for a missing or unreadable one."""
+        return self._images_of(index, self._images.open, "replace it, or fix its path")
+
+    def image_sizes(self, index: int) -> list[tuple[int, int]]:
+        """(width, height) in pixels of those images, from their headers alone. Raises UserError as `images` does."""
+        return self._images_of(index, self._images.sizes, "replace it, or fix its path")
+
+    def _images_of(self, index: int, use: Callable[[int, str], Value], remedy: str) -> Value:
+        sample = self[index]
+        try:
+            return use(self._places[index][0], sample.text)
+        except BadImageError as error:
+            raise UserError(f"{self._where(sample.id)}: {error}; {remedy}") from error
+
+    def _references(self, name: str, row: dict[str, Any], options: dict[str, str]) -> list[str]:
+        """The accepted answers."""
+        columns = self.benchmark.columns
+        found = value_at(row, columns.answers)
+        references = [one for one in (found if isinstance(found, list) else [found]) if one is not None]
         if not all(isinstance(one, (str, int, float)) for one in references):
             raise self._fault(name, columns.answers, references, "a text, a number or a list of them")
         if not references and any(m.uses_references for m in self.benchmark.used_metrics):
             raise UserError(f"{self._where(name)}: no answer in column '{columns.answers}'; use a scored split")
-        kept = {column: row[column] for column in columns.keep}
-        for column, value in kept.items():
-            if not _fits_json(value):
-                raise self._fault(name, column, value, "what JSON can hold")
-        return BenchmarkSample(index, name, question, [str(one) for one in references], kept)
+        if columns.answers_are == "texts":
+            return [str(one) for one in references]
+        letters = dict(enumerate(options))
+        numbers = [int(one) if str(one).isdecimal() else -1 for one in references]
+        if any(number not in letters for number in numbers):
+            raise self._fault(name, columns.answers, references, f"an option's number, from 0 to {len(letters) - 1}")
+        return [letters[number] for number in numbers]
 
-    def image(self, index: int) -> Image.Image:
-        """The image of sample `index` in RGB. Raises UserError for a missing or unreadable one."""
-        return self._use_image(index, open_image)
-
-    def image_size(self, index: int) -> tuple[int, int]:
-        """(width, height) in pixels of that image, from its header alone. Raises UserError as `image` does."""
-        return self._use_image(index, image_size)
-
-    def _use_image(self, index: int, use: Callable[[Path | bytes], Value]) -> Value:
-        row_number, _ = self._places[index]
-        value = self._images[row_number][self.benchmark.columns.image]
-        try:
-            return use(_image_source(value, self.path.parent, self.benchmark.allow_outside))
-        except BadImageError as error:
-            raise UserError(f"{self._where(self[index].id)}: {error}; replace it, or fix its path") from error
+    def _options(self, name: str, row: dict[str, Any]) -> dict[str, str]:
+        """The options' texts by letter."""
+        columns = self.benchmark.columns.options
+        values = [value_at(row, column) for column in columns]
+        if len(columns) == 1:
+            listed = _as_list(values[0])
+            if listed is None or len(listed) > len(string.ascii_uppercase):
+                raise self._fault(name, columns[0], values[0], "a list of options, or a text that spells one")
+            return {letter: str(text) for letter, text in zip(string.ascii_uppercase, listed, strict=False)}
+        lettered = zip(string.ascii_uppercase, values, strict=False)
+        return {letter: str(text) for letter, text in lettered if text not in ABSENT}
 
     def _fault(self, name: str, column: str, value: Any, kind: str) -> UserError:
         return UserError(
@@ -111,75 +150,37 @@ class BenchmarkSamples:
         return f"benchmark {self.benchmark.name}: {self.path}: sample '{name}'"
 
 
-def _read(benchmark: Benchmark, path: Path) -> datasets.Dataset:
-    if not path.is_file():
-        raise UserError(
-            f"benchmark {benchmark.name}: {path} does not exist; "
-            "make or download the data, or give its folder with --data_root"
-        )
-    if path.suffix not in (".parquet", ".json", ".jsonl"):
-        raise UserError(f"benchmark {benchmark.name}: {path}: use a .parquet, .json or .jsonl file")
-    bars = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        with reading(f"benchmark {benchmark.name}: {path}", "make it again"):
-            # Not through Arrow's JSON reader: a few thousand brackets in each other end the process.
-            parquet = path.suffix == ".parquet"
-            rows = datasets.Dataset.from_parquet(str(path)) if parquet else datasets.Dataset.from_list(_records(path))
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
-    image = benchmark.columns.image
-    if isinstance(rows.features.get(image), datasets.Image):
-        rows = rows.cast_column(image, datasets.Image(decode=False))
-    return rows
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON list, or of JSON lines. Raises ValueError for anything else."""
-    text = path.read_bytes()
-    rows = (
-        [parse_json(line) for line in text.splitlines() if line.strip()] if _is_lines(path, text) else parse_json(text)
-    )
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("it must hold a list of rows, each a mapping of columns")
-    columns = dict.fromkeys(column for row in rows for column in row)
-    return [{column: row.get(column) for column in columns} for row in rows]
-
-
-def _is_lines(path: Path, text: bytes) -> bool:
-    """Whether a file holds JSON lines, which some call .json."""
-    return path.suffix == ".jsonl" or text.lstrip()[:1] == b"{"
-
-
 def _check_columns(benchmark: Benchmark, path: Path, present: Sequence[str]) -> None:
     columns = benchmark.columns
-    for name in (columns.question, columns.image, columns.answers, columns.id, *columns.keep):
-        if name is not None and name not in present:
+    names = (columns.question, columns.image, *columns.marked_images.values(), columns.answers, columns.id)
+    for name in (*names, columns.context, *columns.options, *columns.keep, *benchmark.only):
+        if name is not None and name not in present and name.split(".")[0] not in present:
             raise UserError(f"benchmark {benchmark.name}: {path} has no column '{name}'{suggest(name, present)}")
 
 
-def _places(rows: datasets.Dataset, question: str) -> list[tuple[int, int | None]]:
-    """(row, None) for each row; (row, part) for each question of a row whose question column holds a list."""
-    if not isinstance(rows.features[question], datasets.List):
-        return [(row, None) for row in range(len(rows))]
+def _places(rows: datasets.Dataset, benchmark: Benchmark) -> list[tuple[int, int | None]]:
+    """(row, None) for each row that `only` lets through; (row, part) for each question of a row whose question column
+    holds a list."""
+    numbers: Sequence[int] = range(len(rows))
+    if benchmark.only:
+        asked = rows.select_columns(sorted({name.split(".")[0] for name in benchmark.only}))
+        wanted = benchmark.only.items()
+        numbers = [n for n in numbers if all(fits(value_at(asked[n], name), patterns) for name, patterns in wanted)]
+    question = benchmark.columns.question
+    if not isinstance(rows.features.get(question), datasets.List):
+        return [(row, None) for row in numbers]
     questions = rows.select_columns(question)
-    return [(row, part) for row in range(len(rows)) for part in range(len(questions[row][question] or []))]
+    return [(row, part) for row in numbers for part in range(len(questions[row][question] or []))]
 
 
-def _empty(images: pyarrow.ChunkedArray) -> list[bool]:
-    """Which rows have no image: null, or a mapping of nulls."""
-    if pyarrow.types.is_struct(images.type):
-        parts = [child.is_null() for child in images.combine_chunks().flatten()]
-        rows = zip(*(part.to_pylist() for part in parts), strict=True)
-        return [all(row) for row in rows]
-    empty: list[bool] = images.is_null().to_pylist()
-    return empty
-
-
-def _as_list(value: Any) -> list[Any]:
-    """A column that holds one value or a list of them, as a list without nulls."""
-    return [one for one in (value if isinstance(value, list) else [value]) if one is not None]
+def _as_list(value: Any) -> list[Any] | None:
+    """A list, or what a text spells that is one; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+    return value if isinstance(value, list) else None
 
 
 def _fits_json(value: Any) -> bool:
@@ -188,18 +189,3 @@ def _fits_json(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _image_source(value: Any, folder: Path, allow_outside: bool) -> Path | bytes:
-    """Bytes, or a path below `folder`, from a column that holds either, or Hugging Face's mapping of the two.
-
-    Raises BadImageError for anything else, and for a path that leads out of the folder unless `allow_outside`.
-    """
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str):
-        return locate_image(folder, value, allow_outside)
-    found = "the column is empty" if value is None else f"the column holds a {type(value).__name__}"
-    raise BadImageError(f"image cannot be read ({found})")

@@ -26,13 +26,13 @@ NEEDED_OF_ANSWERS = ("prediction", "references", "row", "new_tokens", "finished"
 
 
 def summarize(records: Sequence[AnswerRecord], benchmark: Benchmark) -> ScoreSummary:
-    """The means of all scores, over all samples and for each group, and statistics of the answers' lengths.
+    """All scores, over all samples and for each group, and statistics of the answers' lengths.
 
     Raises UserError where there are no answers.
     """
     if not records:
         raise UserError(f"benchmark {benchmark.name}: no samples; the data file is empty")
-    scores = _means(records)
+    scores = _totals(records, benchmark)
     groups: dict[str, list[AnswerRecord]] = {}
     if benchmark.group_by is not None:
         for record in records:
@@ -42,7 +42,7 @@ def summarize(records: Sequence[AnswerRecord], benchmark: Benchmark) -> ScoreSum
         "num_samples": len(records),
         "scores": scores,
         "main_score": scores[benchmark.main] * benchmark.scale,
-        "groups": {name: {"num_samples": len(g), **_means(g)} for name, g in sorted(groups.items())},
+        "groups": {name: {"num_samples": len(g), **_totals(g, benchmark)} for name, g in sorted(groups.items())},
         "generated_tokens": {
             "total": sum(lengths),
             "mean": statistics.fmean(lengths),
@@ -163,5 +163,7 @@ def with_scores(record: AnswerRecord, benchmark: Benchmark) -> AnswerRecord:
     return {**record, "scores": scores}
 
 
-def _means(records: Sequence[AnswerRecord]) -> dict[str, float]:
-    return {name: statistics.fmean(r["scores"][name] for r in records) for name in records[0]["scores"]}
+def _totals(records: Sequence[AnswerRecord], benchmark: Benchmark) -> dict[str, float]:
+    """The benchmark's scores from those of its samples."""
+    with naming(f"benchmark {benchmark.name}"):
+        return {name: score for metric in benchmark.used_metrics for name, score in metric.totals(records).items()}

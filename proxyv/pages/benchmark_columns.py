@@ -77,7 +77,7 @@ def refcoco_rows(draw: Draw, count: int) -> Iterator[Row]:
     question = "Please carefully observe the area circled in the image and come up with a caption for the area."
     for index in range(count):
         box = [float(draw.count(0, 20)), draw.count(0, 80) / 4, float(draw.count(5, 20)), draw.count(20, 70) / 4]
-        expressions = [draw.words(3) for _ in range(draw.count(1, 3))]
+        expressions = [draw.thing(3) for _ in range(draw.count(1, 3))]
         yield {
             "question_id": str(index),
             "question": question,
@@ -92,7 +92,7 @@ def pope_rows(draw: Draw, count: int) -> Iterator[Row]:
     for index in range(count):
         yield {
             "question_id": str(index + 1),
-            "question": f"Is there a {draw.word()} in the image?",
+            "question": f"Is there a {draw.thing(1)} in the image?",
             "answer": draw.one(("yes", "no")),
             "category": draw.one(("adversarial", "popular", "random")),
             "image": draw.image(),
@@ -106,7 +106,7 @@ def mme_rows(draw: Draw, count: int) -> Iterator[Row]:
         category = MME_CATEGORIES[pair % len(MME_CATEGORIES)]
         yield {
             "question_id": f"{category}/{pair:04d}.png",
-            "question": f"Is this a {draw.word()}? Please answer yes or no.",
+            "question": f"Is this a {draw.thing(1)}? Please answer yes or no.",
             "answer": ("Yes", "No")[index % 2],
             "category": category,
             "image": draw.image(),
@@ -228,9 +228,10 @@ def mmmu_rows(draw: Draw, count: int) -> Iterator[Row]:
 
 def ccpdf_rows(draw: Draw, count: int) -> Iterator[Row]:
     """After `count` lines come one of another task and one of another data set."""
-    parse, locate = "Recognize text in the image.", "Identify the text within the bounding box <bbox>1,2,3,4</bbox>"
+    locate = "Identify the text within the bounding box <bbox>1,2,3,4</bbox>"
     for index in range(count + 2):
         folder = "TURL" if index > count else "CCpdf"
+        parse = f"Recognize text in the image of {draw.thing(1)}."
         question, image = locate if index == count else parse, f"./val_imgs/{folder}/pages/{index:06d}_page0.png"
         turns = [("user", f"<|image|>{question}"), ("assistant", draw.page())]
         yield {

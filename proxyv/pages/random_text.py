@@ -21,6 +21,7 @@ class Draw:
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
+        self.asked = 0
 
     def count(self, least: int, most: int) -> int:
         """A whole number from `least` to `most`."""
@@ -46,8 +47,13 @@ class Draw:
         )
 
     def question(self) -> str:
-        """A question."""
-        return f"{self.one(('what is', 'Which', 'How many'))} {self.words(4)}?"
+        """A question that is asked once."""
+        return f"{self.one(('what is', 'Which', 'How many'))} {self.thing(4)}?"
+
+    def thing(self, most: int) -> str:
+        """One to `most` words and a number, which are said once."""
+        self.asked += 1
+        return f"{self.words(most)} {self.asked}"
 
     def answer(self) -> str:
         """A short answer."""

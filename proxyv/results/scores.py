@@ -18,7 +18,7 @@ class AnswerRecord(TypedDict):
     scores: dict[str, float]  # score name → value between 0 and 1
     new_tokens: int  # up to and including the end token
     finished: bool  # false: `max_new_tokens` came before an end token
-    row: dict[str, Any]  # the benchmark's kept columns, and `image_size` ([width, height] in pixels)
+    row: dict[str, Any]  # the benchmark's kept columns, `options` if any, `image_size` (the first's, [width, height])
 
 
 class TableFields(TypedDict):
@@ -67,7 +67,7 @@ class GeneratedTokens(TypedDict):
 
 
 class ScoreSummary(TypedDict):
-    """Means over the answers."""
+    """What the metrics make of the answers."""
 
     num_samples: int
     scores: dict[str, float]

@@ -1,20 +1,38 @@
-"""The normal form in which VQA accuracy compares answers, as the EvalAI server of the VQA challenge does.
+"""VQA accuracy, and the normal form in which it compares answers, as the EvalAI server of the VQA challenge does.
 
 Source: the public evaluation of VQA v2 and TextVQA (Goyal et al. 2017, arXiv:1612.00837; Singh et al. 2019,
 arXiv:1904.08920), whose oddities are kept because published scores contain them:
-a mark is deleted beside a blank and becomes a blank between letters; every full
-stop goes unless a digit follows; commas, also those inside numbers, go; "none" counts as 0; the digits of
-larger number words are not known.
+a mark is deleted beside a blank and becomes a blank between letters; full stops go unless a digit follows, up to the
+32nd; commas, also those inside numbers, go; "none" counts as 0; the digits of larger number words are not known.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from proxyv.evaluation.metrics.metric import metric
+
+
+@metric()
+def vqa_accuracy(prediction: str, references: Sequence[str], row: Mapping[str, Any]) -> dict[str, float]:
+    """VQA accuracy (Antol et al. 2015, arXiv:1505.00468): one reference per annotator, ten in the benchmarks.
+
+    Each annotator is left out in turn; the answer scores min(1, matches / 3) among the others; the mean counts.
+    Answers are compared in the form of `normalize_vqa_answer`.
+    """
+    answer = normalize_vqa_answer(prediction)
+    matches = [normalize_vqa_answer(reference) == answer for reference in references]
+    leave_one_out = [min(1.0, (sum(matches) - match) / 3) for match in matches]
+    return {"vqa_accuracy": sum(leave_one_out) / len(leave_one_out)}
+
 
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
 _DIGITS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split())} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_MOST_STOPS = 32  # the public code hands `sub` a flag of this value where it takes a count
 _FULL_STOP = re.compile(r"\.(?!\d)")
 
 # Contractions that are completed where one apostrophe is missing. Left out are those whose bare form is a word of
@@ -60,4 +78,4 @@ def _without_marks(text: str) -> str:
     for mark in _MARKS:
         beside_blank = f"{mark} " in text or f" {mark}" in text
         cleaned = cleaned.replace(mark, "" if beside_blank else " ")
-    return _FULL_STOP.sub("", cleaned)
+    return _FULL_STOP.sub("", cleaned, count=_MOST_STOPS)

@@ -292,7 +292,7 @@ def test_a_processor_that_pads_on_the_right_is_refused(toy):
         ("max_new_tokens", "max_new_token", "unknown key 'max_new_token'; did you mean 'max_new_tokens'?"),
         ("id: key", "idd: key", "unknown key 'columns.idd'; did you mean 'id'?"),
         ("title: Toy\n", "", "field 'title' is missing; add it"),
-        ("image: image, ", "", "field 'columns.image' is missing; add it"),
+        ("image: image, ", "", "columns: give one of 'image' and 'marked_images', found neither"),
         ("name: toy", "name: tay", "field 'name' is 'tay'; it must equal the file's name"),
         ("max_new_tokens: 8", "max_new_tokens: many", "max_new_tokens: must be an integer, found 'many'"),
         ("max_new_tokens: 8", "max_new_tokens: 0", "max_new_tokens: must be at least 1, found 0"),
@@ -385,10 +385,10 @@ def test_json_data_single_answers_and_several_questions_a_row(toy):
     samples = BenchmarkSamples(load_benchmark("toy", toy / "eval"), toy / "data")
     found = [(s.id, s.question, s.references) for s in samples]
     assert found == [("7-0", "one", ["x"]), ("7-1", "two", ["x"]), ("8-0", "three", ["y"])]
-    assert samples.image(2).size == (6, 4)
+    assert samples.images(samples[2])[0].size == (6, 4)
     (toy / "data/a.png").unlink()
     with pytest.raises(UserError, match=r"sample '8-0': image .*a\.png does not exist"):
-        samples.image(2)
+        samples.images(samples[2])
 
 
 def test_image_paths_stay_in_the_data_files_folder(toy):
@@ -404,12 +404,12 @@ def test_image_paths_stay_in_the_data_files_folder(toy):
     samples = BenchmarkSamples(strict, toy / "data")
     for index, message in enumerate(("lies outside .*allow_outside: true", "lies outside", "URLs are not fetched")):
         with pytest.raises(UserError, match=f"sample '{index}': image .*{message}"):
-            samples.image(index)
-    assert samples.image(3).size == (6, 4)
+            samples.images(samples[index])
+    assert samples.images(samples[3])[0].size == (6, 4)
     (toy / "eval/benchmarks/toy.yaml").write_text(text + "allow_outside: true\n")
     open_to_all = load_benchmark("toy", toy / "eval")
     samples = BenchmarkSamples(open_to_all, toy / "data")
-    assert samples.image(0).size == samples.image(1).size == (6, 4)
+    assert [samples.images(samples[index])[0].size for index in (0, 1)] == [(6, 4)] * 2
     assert open_to_all.definition() == strict.definition()  # the same is measured
 
 
