@@ -83,12 +83,12 @@ def find_pictures(
 
 def _pictures(samples: BenchmarkSamples) -> Pictures:
     def picture(flip: Flip) -> str:
-        """An <img>; why there is none where the data are other ones than the runs were asked about."""
+        """Its <img>s; why there is none where the data are other ones than the runs were asked about."""
         try:
             sample = samples[flip["index"]] if flip["index"] < len(samples) else None
             if sample is None or (sample.id, sample.references) != (flip["id"], flip["references"]):
                 raise UserError(f"{samples.path}: holds another sample in this place; give the data of the runs")
-            return _embedded(samples.image(flip["index"]))
+            return "".join(map(_embedded, samples.images(sample)))
         except UserError as error:
             return f"<em>{escape(str(error))}</em>"
 

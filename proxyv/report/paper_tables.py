@@ -38,11 +38,16 @@ class PaperTable:
     notes: tuple[str, ...] = ()
 
 
-_SPLITS = (
-    *("refcoco_bbox_rec_testA", "refcoco_bbox_rec_testB", "refcoco+_bbox_rec_val", "refcoco+_bbox_rec_testA"),
-    *("refcoco+_bbox_rec_testB", "refcocog_bbox_rec_val", "refcocog_bbox_rec_test"),
-)
-_REFCOCO = PaperColumn("RefCOCO val", "refcoco_bbox_rec_val", "refcoco")
+_SPLITS = {
+    "refcoco_testA": "RefCOCO testA",
+    "refcoco_testB": "RefCOCO testB",
+    "refcoco_plus_val": "RefCOCO+ val",
+    "refcoco_plus_testA": "RefCOCO+ testA",
+    "refcoco_plus_testB": "RefCOCO+ testB",
+    "refcocog_val": "RefCOCOg val",
+    "refcocog_test": "RefCOCOg test",
+}
+_REFCOCO = PaperColumn("RefCOCO val", "refcoco_val", "refcoco")
 _REFCOCO_NOTE = "RefCOCO val: the paper says neither which split nor which threshold its value is of."
 
 PAPER_TABLES = (
@@ -63,7 +68,7 @@ PAPER_TABLES = (
         "document_parsing_and_grounding",
         (
             _REFCOCO,
-            *(PaperColumn(name.replace("_bbox_rec_", " ").replace("refcoco", "RefCOCO"), name) for name in _SPLITS),
+            *(PaperColumn(head, benchmark) for benchmark, head in _SPLITS.items()),
         ),
         notes=(_REFCOCO_NOTE,),
     ),
@@ -72,7 +77,7 @@ PAPER_TABLES = (
         "general",
         (
             PaperColumn("MMBench en dev", "mmbench_en_dev", "mmbench_en_dev"),
-            PaperColumn("SEED image", "seedbench", "seed_image"),
+            PaperColumn("SEED image", "seedbench_image", "seed_image"),
             _REFCOCO,
             PaperColumn("MMStar", "mmstar", "mmstar"),
             PaperColumn("GQA", "gqa", "gqa"),
@@ -89,8 +94,8 @@ PAPER_TABLES = (
         "parsing",
         "document_parsing_and_grounding",
         (
-            PaperColumn("BLEU", "ccpdf", "docparse_bleu", score="bleu"),
-            PaperColumn("edit distance", "ccpdf", "docparse_ed", score="edit_distance"),
+            PaperColumn("BLEU", "ccpdf_parsing", "docparse_bleu", score="bleu"),
+            PaperColumn("edit distance", "ccpdf_parsing", "docparse_ed", score="edit_distance"),
         ),
         notes=("Edit distance: lower is better. The paper does not define either measure.",),
     ),

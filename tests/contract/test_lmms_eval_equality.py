@@ -1,0 +1,178 @@
+"""Prompts, parsed answers and scores are those of lmms-eval, task by task, on local files of the real columns.
+
+Both sides read the same generated rows. lmms-eval's own task is built from its own YAML file, with nothing changed but
+where the data lie; its prompts, filters, scores and totals are asked of it.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import pytest
+from PIL import ImageFile
+
+from proxyv.evaluation.benchmarks import Benchmark, list_names, load_benchmark
+from proxyv.evaluation.metrics.boxes import parse_box
+from proxyv.evaluation.metrics.vqa import normalize_vqa_answer
+from proxyv.evaluation.samples import BenchmarkSample, BenchmarkSamples
+from proxyv.pages.benchmark_rows import write_generated
+from tests.harness_answers import make_answer, right_answers
+
+ANSWERS = 500  # at least, of each task
+ROWS = {"mmbench_en_dev": 20, "mme": 56}
+NAMES = [name for name in list_names("benchmarks") if load_benchmark(name).lmms_eval]
+# Names of totals there and here, where they are not the only ones.
+TOTALS = {
+    "chartqa": {"relaxed_overall": "relaxed_accuracy"},
+    "mme": {"mme_perception_score": "perception", "mme_cognition_score": "cognition"},
+    "pope": {
+        **{f"pope_{name}": name for name in ("accuracy", "precision", "recall")},
+        **{"pope_f1_score": "f1", "pope_yes_ratio": "yes_references"},
+    },
+    "mmstar": {"average": "mmstar"},
+    "mmbench_en_dev": {"gpt_eval_score": "circular"},
+    "seedbench_image": {"seed_image": "letter_first"},
+    "refcoco": {
+        "refcoco_IoU": "iou",
+        "refcoco_Center_ACC": "center_acc",
+        **{f"refcoco_ACC@{t}": f"acc@{t}" for t in (0.1, 0.3, 0.5, 0.7, 0.9)},
+    },
+}
+# What a total there must be divided by to lie between 0 and 1.
+SCALES = {"mme_perception_score": 2000, "mme_cognition_score": 800, "gpt_eval_score": 100}
+
+
+@dataclass(frozen=True)
+class Harness:
+    """A benchmark on both sides, on the same rows."""
+
+    benchmark: Benchmark
+    samples: list[BenchmarkSample]
+    sizes: list[list[tuple[int, int]]]  # of each sample's images
+    task: Any
+    docs: list[dict[str, Any]]
+
+    def theirs(self, doc: dict[str, Any], answer: str) -> dict[str, Any]:
+        """What their task makes of an answer, by metric."""
+        instance = SimpleNamespace(resps=[answer], filtered_resps={})
+        (filters,) = self.task._filters
+        filters.apply([instance], [doc])
+        copied = {key: list(value) if isinstance(value, list) else value for key, value in doc.items()}
+        return self.task.process_results(copied, [instance.filtered_resps[filters.name]])
+
+    def ours(self, sample: BenchmarkSample, size: tuple[int, int], answer: str) -> dict[str, Any]:
+        """Our record of an answer."""
+        row = sample.kept | {"image_size": list(size)}
+        scores: dict[str, float] = {}
+        for metric in self.benchmark.used_metrics:
+            scores |= metric.function(answer, sample.references, row)
+        return {"prediction": answer, "references": sample.references, "row": row, "scores": scores}
+
+
+def parquet_task(task: str, files: list[Path], cache: Path, images: dict[str, Any] | None) -> Any:
+    """Their task of that name, on local files. `images`: those of GQA by name, which it would look for on the hub."""
+    import lmms_eval
+    import lmms_eval.api.metrics  # registers them
+    from lmms_eval.api.task import ConfigurableTask
+    from lmms_eval.utils import load_yaml_config
+
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # they set it when they are imported
+
+    class LocalTask(ConfigurableTask):
+        pass
+
+    (file,) = (Path(lmms_eval.__file__).parent / "tasks").glob(f"*/{task}.yaml")
+    config = load_yaml_config(str(file), mode="full")
+    config.pop("group", None)
+    config.pop("tag", None)
+    config |= {"dataset_path": "parquet", "dataset_name": None}
+    config["dataset_kwargs"] = {"data_files": {config["test_split"]: str(files[0])}, "cache_dir": str(cache)}
+    if images is not None:
+        config["process_docs"] = lambda rows: rows.map(lambda row: {"image": images[row["imageId"]]})
+    return LocalTask(config=config)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def harness(request, tmp_path_factory):
+    benchmark, folder = load_benchmark(request.param), tmp_path_factory.mktemp(request.param)
+    files = write_generated(benchmark.name, folder, ROWS.get(benchmark.name, 32), seed=5)
+    found = BenchmarkSamples(benchmark, folder)
+    samples = list(found)
+    images = None
+    if len(files) > 1:
+        apart = datasets.Dataset.from_parquet(str(files[1]), cache_dir=str(folder / "cache"))
+        images = {row["id"]: row["image"] for row in apart}
+    task = parquet_task(benchmark.lmms_eval, files, folder / "cache", images)
+    docs = [doc for doc in task.test_docs() if doc.get("data_type") != "video"]
+    return Harness(benchmark, samples, [[i.size for i in found.images(one)] for one in samples], task, docs)
+
+
+def test_samples_prompts_and_images_are_the_same(harness):
+    assert len(harness.docs) == len(harness.samples) >= 20
+    for doc, sample, sizes in zip(harness.docs, harness.samples, harness.sizes, strict=True):
+        assert harness.task.doc_to_text(doc) == sample.text
+        assert [image.size for image in harness.task.doc_to_visual(doc)] == sizes
+
+
+def test_answers_are_read_and_scored_alike(harness, tmp_path, monkeypatch):
+    name = harness.benchmark.name
+    guess_nothing(monkeypatch)
+    rng, asked = random.Random(name), 0
+    while asked < ANSWERS:
+        records, items = [], {}
+        for doc, sample, sizes in zip(harness.docs, harness.samples, harness.sizes, strict=True):
+            answer = make_answer(rng, right_answers(sample, sizes[0], rng))
+            record, theirs = harness.ours(sample, sizes[0], answer), harness.theirs(doc, answer)
+            check_reading(name, record, theirs)
+            records.append(record)
+            for metric, value in theirs.items():
+                items.setdefault(metric, []).append(value)
+        check_totals(harness, records, items, tmp_path)
+        asked += len(records)
+    assert {0.0, 1.0} <= {score for record in records for score in record["scores"].values()}, "one kind of answer"
+
+
+def guess_nothing(monkeypatch):
+    """The one difference: where an answer names no option, MMMU's code guesses one at random; here it is wrong."""
+    from lmms_eval.tasks._task_utils import mmmu_mcq_utils
+
+    monkeypatch.setattr(mmmu_mcq_utils, "random", SimpleNamespace(choice=lambda options: "none of them"))
+
+
+def check_reading(name, record, theirs):
+    """What is read in one answer, as far as they tell it, and its score where that is a number."""
+    answer, said = record["prediction"], next(iter(theirs.values()))
+    if name.startswith("refcoco"):
+        assert list(parse_box(answer)) == pytest.approx(said["pred"]), answer
+    elif name in ("textvqa_val", "vizwiz_vqa_val"):
+        assert normalize_vqa_answer(answer) == theirs["submission"]["answer"], answer
+    score = said.get("score") if isinstance(said, dict) else said
+    if isinstance(score, (int, float)):
+        assert next(iter(record["scores"].values())) == pytest.approx(float(score), abs=1e-12), (answer, record, said)
+
+
+def check_totals(harness, records, items, folder):
+    """The benchmark's scores."""
+    ours = {score: value for m in harness.benchmark.used_metrics for score, value in m.totals(records).items()}
+    benchmark = harness.benchmark.name
+    names = TOTALS.get("refcoco" if benchmark.startswith("refcoco") else benchmark)
+    if names is None:  # theirs is the first of its metrics
+        names = {next(iter(harness.task.aggregation())): harness.benchmark.main}
+    for theirs, name in names.items():
+        total = aggregated(harness, theirs, items.get(theirs, []), folder) / SCALES.get(theirs, 1)
+        assert ours[name] == pytest.approx(total, abs=1e-5), (theirs, [record["prediction"] for record in records])
+
+
+def aggregated(harness, metric, items, folder):
+    function = harness.task.aggregation()[metric]
+    if harness.benchmark.name == "ocrbench":
+        points = function.__globals__["OCRBench_score"]
+        points.update(dict.fromkeys(points, 0))  # it would add up over calls
+        return function(items, SimpleNamespace(output_path=str(folder))) * 1000 / len(items)
+    takes_arguments = "args" in function.__code__.co_varnames[: function.__code__.co_argcount]
+    return function(items, SimpleNamespace(output_path=str(folder))) if takes_arguments else function(items)
