@@ -118,7 +118,14 @@ def load_benchmark(name_or_path: str | Path, benchmarks_dir: str | Path | None =
 
 
 def load_suite(name_or_path: str | Path, benchmarks_dir: str | Path | None = None) -> Suite:
-    """A suite by name or path, its benchmarks checked as well. Raises UserError as `load_benchmark` does."""
+    """A suite by name or path, its benchmarks checked as well; a benchmark's name stands for a suite of it alone.
+
+    Raises UserError as `load_benchmark` does.
+    """
+    name = str(name_or_path)
+    if name in list_names("benchmarks", benchmarks_dir) and name not in list_names("suites", benchmarks_dir):
+        alone = load_benchmark(name, benchmarks_dir)
+        return Suite(name, alone.title, [name], alone.main, [Term(name, alone.main, alone.scale)])
     path = _find("suites", name_or_path, benchmarks_dir)
     suite = _load(Suite, path)
     for name, listed in (("benchmarks", suite.benchmarks), ("terms", suite.terms)):

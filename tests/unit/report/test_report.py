@@ -254,7 +254,9 @@ def test_the_papers_tables_show_ours_beside_the_published(tmp_path):
     paper_run(tmp_path / "a", recipe, {**FINE, "mmstar": 40.0, "refcoco_val": 80.0})
     paper_run(tmp_path / "b", recipe, {**FINE, "docvqa_val": 70.0})
     paper_run(
-        tmp_path / "c", "vicuna-7b-pyramiddrop", {"ccpdf_parsing": {"bleu": 0.72, "edit_distance": 0.17}, "chartqa": 58.0}
+        tmp_path / "c",
+        "vicuna-7b-pyramiddrop",
+        {"ccpdf_parsing": {"bleu": 0.72, "edit_distance": 0.17}, "chartqa": 58.0},
     )
     paper_run(tmp_path / "d", "of-mine", {"docvqa_val": 50.0})
     paper_run(tmp_path / "e", "cut", {"docvqa_val": 99.0}, limit=2)
