@@ -17,7 +17,9 @@ import pytest
 from PIL import ImageFile
 
 from proxyv.evaluation.benchmarks import Benchmark, list_names, load_benchmark
+from proxyv.evaluation.metrics import METRICS
 from proxyv.evaluation.metrics.boxes import parse_box
+from proxyv.evaluation.metrics.letters import inferred_letter, stated_letter
 from proxyv.evaluation.metrics.vqa import normalize_vqa_answer
 from proxyv.evaluation.samples import BenchmarkSample, BenchmarkSamples
 from proxyv.pages.benchmark_rows import write_generated
@@ -135,6 +137,84 @@ def test_answers_are_read_and_scored_alike(harness, tmp_path, monkeypatch):
         check_totals(harness, records, items, tmp_path)
         asked += len(records)
     assert {0.0, 1.0} <= {score for record in records for score in record["scores"].values()}, "one kind of answer"
+
+
+LETTER_WORDS = r"""
+A B C D (A) (B) A. B. C: D) B, :C: (D). Alice Bob Cat a b is it the dog cat answer, 'A' "B" B" AB ÄB -C C! nan E ; ...
+the|answer|is my|answer|is the best|option|is correct|choice|is Answer|is i|select I|pick My|choice|is the|choice|is
+the|correct|option|is option|is 答案是 选 정답은 best|choice|is
+"""
+OPTIONS = {"A": "dog", "B": "Cat", "C": "nan", "D": ""}
+
+
+def test_letters_are_found_alike():
+    from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
+    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+
+    rng, evaluator, words = random.Random("letters"), MMBench_Evaluator(), LETTER_WORDS.split()
+    for _ in range(3000):
+        text = rng.choice(" \n").join(rng.choices(words, k=rng.randint(0, 6))).replace("|", " ").strip()
+        letters = rng.choice(("ABCD", "ABC", "AB", ""))
+        assert stated_letter(text, letters) == extract_mcq_answer(text, choices=list(letters)), (text, letters)
+        options = {letter: OPTIONS[letter] for letter in letters}
+        item = {"prediction": text, **dict.fromkeys("ABCD"), **options}
+        theirs = evaluator.prefetch_answer(item) or extract_mcq_answer(text, choices=sorted(options))
+        assert inferred_letter(text, options) == theirs, (text, options)
+
+
+def test_numbers_are_compared_alike():
+    from lmms_eval.tasks.chartqa.utils import relaxed_correctness
+
+    rng = random.Random("numbers")
+    forms = ("{:g}", "{!r}", "{:.1f}%", " {} ", "{:,}", "{}%%", "nan", "inf")
+    for _ in range(3000):
+        gold = rng.choice((1, 20, 100, -40, 0.5, 0, 1e300, 12.5))
+        answer = gold * rng.choice((1, 1.05, 0.95, 1.051, 0.949, 2, -1)) + rng.choice((0, 0, 1e-12, gold / 20))
+        texts = [rng.choice(forms).format(number) for number in (answer, gold)]
+        ours = METRICS["relaxed_accuracy"].function(texts[0], texts[1:], {})["relaxed_accuracy"]
+        assert ours == relaxed_correctness(*texts), texts
+
+
+def test_open_answers_are_read_alike():
+    from lmms_eval.tasks.mmmu.utils import eval_open, parse_open_response
+
+    rng = random.Random("open")
+    words = (
+        "is",
+        "so",
+        "thus",
+        "answer",
+        "could be",
+        "final",
+        "result",
+        "=",
+        ":",
+        "x",
+        "Blue",
+        "1,234",
+        "1.239",
+        "-2e3",
+    )
+    row = {"question_type": "open", "options": {}}
+    for _ in range(2000):
+        answer = rng.choice((" ", "\n", ". ")).join(rng.choices(words, k=rng.randint(0, 6))).strip()
+        gold = rng.choice(("x", "Blue", "1234", "1.24", "-2000", "0.5", "a", "is"))
+        right = eval_open(gold, parse_open_response(answer))
+        assert METRICS["mmmu"].function(answer, [gold], row)["mmmu"] == right, (answer, gold)
+
+
+def test_words_have_the_same_normal_form():
+    from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
+
+    theirs, rng = EvalAIAnswerProcessor(), random.Random("words")
+    words = [*theirs.CONTRACTIONS, *theirs.CONTRACTIONS.values(), *theirs.NUMBER_MAP, *theirs.ARTICLES, "cat", "1.5"]
+    words += [word.replace("'", "") for word in words] + ["it's", "its", "well", "were", "ill", "shell", "wed", "id"]
+    marked = [f"{mark}{word}{mark}" for mark in "".join(theirs.PUNCTUATIONS) + ".,'%" for word in ("a", "1", "cat")]
+    for word in words:
+        assert normalize_vqa_answer(word) == theirs(word), word
+    for _ in range(3000):
+        text = rng.choice(" \n\t/-").join(rng.choices(words + marked, k=rng.randint(1, 4)))
+        assert normalize_vqa_answer(text) == theirs(text), text
 
 
 def guess_nothing(monkeypatch):
