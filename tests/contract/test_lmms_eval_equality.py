@@ -152,8 +152,8 @@ def test_letters_are_found_alike():
     from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
 
     rng, evaluator, words = random.Random("letters"), MMBench_Evaluator(), LETTER_WORDS.split()
-    for _ in range(3000):
-        text = rng.choice(" \n").join(rng.choices(words, k=rng.randint(0, 6))).replace("|", " ").strip()
+    texts = [rng.choice(" \n").join(rng.choices(words, k=rng.randint(0, 6))).replace("|", " ") for _ in range(3000)]
+    for text in ("so answer is A B, yet the answer is B A there", *map(str.strip, texts)):
         letters = rng.choice(("ABCD", "ABC", "AB", ""))
         assert stated_letter(text, letters) == extract_mcq_answer(text, choices=list(letters)), (text, letters)
         options = {letter: OPTIONS[letter] for letter in letters}
