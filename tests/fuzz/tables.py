@@ -26,8 +26,18 @@ BENCHMARK = {
     "title": "Toy",
     "data": "toy.json",
     "split": "test",
-    "columns": {"question": "question", "image": "image", "answers": "answers", "id": "id", "keep": ["bbox", "kind"]},
-    "metrics": ["anls", "grounding", "vqa_accuracy", "bleu"],
+    "columns": {
+        "question": "question",
+        "image": "image",
+        "answers": "answers",
+        "id": "id",
+        "context": "hint",
+        "options": ["options"],
+        "keep": ["bbox", "kind"],
+    },
+    "prompt": {"context": "{context} ", "options": "\n"},
+    "only": {"kind": ["k*", "!kind"]},
+    "metrics": ["anls", "grounding", "vqa_accuracy", "bleu", "letter_alone"],
     "main": "anls",
     "max_new_tokens": 8,
     "group_by": "kind",
@@ -47,6 +57,8 @@ def rows(image: Any = "page.png") -> list[dict[str, Any]]:
             "answers": [f"A{n}", "B"],
             "bbox": [0, 1, 20, 30],
             "kind": "k",
+            "hint": "nan",
+            "options": ["x", "y"],
         }
         for n in range(3)
     ]

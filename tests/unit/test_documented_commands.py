@@ -79,8 +79,8 @@ def wrong_arguments(arguments):
                 return f"no file {word}"
             if args.command in RECIPE_COMMANDS and found[0].suffix == ".yaml":
                 load_recipe(found[0], overrides)  # another test loads every shipped recipe
-    known = {"suite": list_names("suites")}
-    known["names"] = [*source_names(), *known["suite"], *list_names("benchmarks")]
+    known = {"suite": [*list_names("suites"), *list_names("benchmarks")]}
+    known["names"] = [*source_names(), *known["suite"]]
     for option, words in known.items():
         given = getattr(args, option, None)
         for word in [given] if isinstance(given, str) else given or []:
