@@ -111,7 +111,7 @@ def harness(request, tmp_path_factory):
         images = {row["id"]: row["image"] for row in apart}
     task = parquet_task(benchmark.lmms_eval, files, folder / "cache", images)
     docs = [doc for doc in task.test_docs() if doc.get("data_type") != "video"]
-    return Harness(benchmark, samples, [[i.size for i in found.images(one)] for one in samples], task, docs)
+    return Harness(benchmark, samples, [[i.size for i in found.images(one.index)] for one in samples], task, docs)
 
 
 def test_samples_prompts_and_images_are_the_same(harness):

@@ -36,7 +36,6 @@ BENCHMARK = {
         "keep": ["bbox", "kind"],
     },
     "prompt": {"context": "{context} ", "options": "\n"},
-    "only": {"kind": ["k*", "!kind"]},
     "metrics": ["anls", "grounding", "vqa_accuracy", "bleu", "letter_alone"],
     "main": "anls",
     "max_new_tokens": 8,
