@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, TypedDict, cast
 
+from tqdm import tqdm
+
 from proxyv.environment import describe_model, environment
 from proxyv.errors import UserError
 from proxyv.evaluation.answer_files import AnswerFiles, Answers, add_answers
@@ -47,12 +49,14 @@ class Bookkeeping:
 
     limit: only the first samples.
     recipe: recorded as it is.
+    progress: whether to show a bar while lengths are measured.
     """
 
     files: AnswerFiles
     answerer: Answerer
     limit: int | None
     recipe: Mapping[str, Any] | None
+    progress: bool
 
     def __post_init__(self) -> None:
         self.start = time.perf_counter()
@@ -67,8 +71,7 @@ class Bookkeeping:
         Raises UserError where what is found by `resume` is not of this run.
         """
         kept = self._find(batch_size) if resume else {}
-        total = self.identity["planned_samples"]
-        lengths = {index: self.answerer.length(index) for index in range(total) if index not in self.settled}
+        lengths = self._lengths()
         size, first = self._settle_size(batch_size, lengths, processes)
         batches = plan_batches(lengths, size)
         kept = {index: kept[index] for batch in batches if all(i in kept for i in batch) for index in batch}
@@ -86,6 +89,12 @@ class Bookkeeping:
         answered = {*self.settled, *kept, *(record["index"] for record in first)}
         left = [batch for batch in batches if batch[0] not in answered]
         return {"batches": left, "found": len(answered), "model": self.identity["model"]}
+
+    def _lengths(self) -> dict[int, int]:
+        """Of the samples that earlier runs have not settled; for each the header of its image is read."""
+        left = [index for index in range(self.identity["planned_samples"]) if index not in self.settled]
+        bar = tqdm(left, desc=f"{self.files.name}: lengths", disable=not self.progress, leave=False)
+        return {index: self.answerer.length(index) for index in bar}
 
     def _settle_size(
         self, batch_size: BatchSize, lengths: Mapping[int, int], processes: int

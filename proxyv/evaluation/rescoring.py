@@ -86,7 +86,7 @@ def _read(answers: Path, benchmarks_dir: str | Path | None) -> StoredResult:
     result = _read_kind(answers.with_suffix(".json"), "benchmark", RESULT_FIELDS)
     found, planned = len(read_answers(answers)), result["planned_samples"]
     if not found:
-        raise UserError(f"{answers}: holds no answers; run the evaluation again")
+        raise UserError(f"{answers}: holds no answers yet; finish the evaluation, by --resume")
     if found > planned or (result.get("complete") and found < planned):
         raise UserError(f"{answers}: holds {found} answers to {planned} samples; run the evaluation again")
     return StoredResult(answers, result, load_benchmark(result["benchmark"], benchmarks_dir))

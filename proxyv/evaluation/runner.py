@@ -174,7 +174,7 @@ def _evaluate(team: Team, answerer: Answerer, settings: _Settings) -> BenchmarkR
         held.enter_context(eval_mode(answerer.model))
         if team.is_main:
             held.enter_context(only_process(files.lock))
-            book = Bookkeeping(files, answerer, settings.limit, settings.recipe)
+            book = Bookkeeping(files, answerer, settings.limit, settings.recipe, settings.progress)
         work = team.from_main(lambda: book.begin(settings.batch_size, settings.resume, team.size))
         _check_same_model(team, answerer.model, work)
         halved = _answer_batches(team, answerer, files, work, settings)

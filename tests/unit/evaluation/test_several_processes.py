@@ -9,7 +9,7 @@ from PIL import Image
 from torch.distributed import HashStore
 
 from proxyv.errors import ElsewhereError, UserError
-from proxyv.evaluation import answer_files, check_suite, evaluate, evaluate_suite
+from proxyv.evaluation import answer_files, check_suite, evaluate, evaluate_suite, rescore_results
 from proxyv.evaluation.team import Team
 from proxyv.files import read_records
 from tests.fake_vlm import FakeModel, FakeProcessor
@@ -221,3 +221,9 @@ def test_a_checked_suite_is_not_read_again(toy):
     (toy / "toy.json").unlink()
     options = {"data_root": toy, "output_dir": toy / "out", "progress": False}
     assert evaluate_suite(Recording(), FakeProcessor(), checked, **options)["score"] > 0
+
+
+def test_a_run_under_way_is_not_scored_again(toy):
+    run(toy, Recording(die_at_call=3))
+    with pytest.raises(UserError, match="toy.jsonl: holds no answers yet; finish the evaluation, by --resume"):
+        rescore_results(toy / "out", benchmarks_dir=toy)
