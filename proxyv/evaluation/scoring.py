@@ -41,6 +41,7 @@ def summarize(records: Sequence[AnswerRecord], benchmark: Benchmark) -> ScoreSum
     return {
         "num_samples": len(records),
         "scores": scores,
+        "totals": [name for metric in benchmark.used_metrics if metric.total is not None for name in metric.scores],
         "main_score": scores[benchmark.main] * benchmark.scale,
         "groups": {name: {"num_samples": len(g), **_totals(g, benchmark)} for name, g in sorted(groups.items())},
         "generated_tokens": {

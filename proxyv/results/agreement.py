@@ -39,14 +39,15 @@ def check_scores(part: BenchmarkResult | SuitePart, file: object, above: str = "
 def check_answers(result: BenchmarkResult, answers: Sequence[AnswerRecord], file: object) -> None:
     """Raise UserError where the scores of a finished result are not the means over the answers beside it.
 
-    A score that no answer has, as one that is made of several answers together, is not looked at.
+    A score that is made of several answers together (`totals`) is not looked at.
     """
     if result["num_samples"] != len(answers):
         raise _wrong(file, "num_samples", result["num_samples"], f"contradicts the {len(answers)} answers beside it")
-    for name, score in result["scores"].items():
+    for name in result["scores"].keys() - set(result.get("totals", [])):
         values = [answer["scores"][name] for answer in answers if name in answer["scores"]]
-        if len(values) == len(answers):
-            _agree(file, f"scores.{name}", score, statistics.fmean(values), "the answers beside it")
+        if len(values) < len(answers):
+            raise _wrong(file, f"scores.{name}", result["scores"][name], "has no counterpart in the answers beside it")
+        _agree(file, f"scores.{name}", result["scores"][name], statistics.fmean(values), "the answers beside it")
 
 
 def check_suite(suite: SuiteResult, file: object) -> None:

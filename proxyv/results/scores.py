@@ -71,6 +71,7 @@ class ScoreSummary(TypedDict):
 
     num_samples: int
     scores: dict[str, float]
+    totals: list[str]  # scores that are made of several answers together, and are no means
     main_score: float  # the main score · scale
     groups: dict[str, dict[str, float]]  # value of `group_by` → `num_samples` and the scores of these samples
     generated_tokens: GeneratedTokens

@@ -148,17 +148,22 @@ def test_scores_between_0_and_1_get_no_mcnemar(tmp_path, capsys):
     assert "no McNemar's test: a sample's anls is not 0 or 1" in capsys.readouterr().out
 
 
-def test_a_score_of_several_answers_together_gets_no_interval(runs, capsys):
-    for name in ("one", "two"):
-        file = runs[name] / "eval/toy.json"
-        result = json.loads(file.read_text())
-        result |= {"main": "f1", "scores": {**result["scores"], "f1": 0.7}, "main_score": 70.0}
-        result["benchmark_definition"]["main"] = "f1"
-        file.write_text(json.dumps(result))
-    toy = compare_runs([runs["one"], runs["two"]])["benchmarks"]["toy"]
-    assert (toy["averaged"], toy["score"]) == (False, "anls") and toy["pairs"][0]["interval"] is None
-    main(["compare", str(runs["one"]), str(runs["two"])])
-    assert "f1 is made of several answers together: no interval" in capsys.readouterr().out
+def test_a_score_of_several_answers_together_gets_no_interval(tmp_path, capsys):
+    """MMStar's mean over categories: of eight samples, one is alone in its own."""
+    write_data(tmp_path / "data")
+    rows = json.loads((tmp_path / "data/toy.json").read_text())
+    rows = [{**row, "answers": ["A"], "l2_category": "few" if row["id"] == "k0" else "many"} for row in rows]
+    (tmp_path / "data/toy.json").write_text(json.dumps(rows))
+    fields = {"metrics": ["mmstar"], "main": "mmstar", "columns": {**BENCHMARK["columns"], "keep": ["l2_category"]}}
+    one = answer(tmp_path, "one", dict.fromkeys(range(8), "A") | {0: "B"}, **fields)
+    two = answer(tmp_path, "two", dict.fromkeys(range(8), "A") | {1: "B"}, **fields)
+    toy = compare_runs([one, two])["benchmarks"]["toy"]
+    assert toy["main_scores"] == {"one": 50.0, "two": pytest.approx(100 * (1 + 6 / 7) / 2)}
+    assert (toy["averaged"], toy["binary"], toy["score"]) == (False, True, "mmstar")
+    (pair,) = toy["pairs"]
+    assert (pair["interval"], pair["mcnemar"]["p"], len(pair["flips"])) == (None, 1, 2)
+    main(["compare", str(one), str(two)])
+    assert "mmstar is made of several answers together: no interval" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

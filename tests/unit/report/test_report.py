@@ -186,6 +186,7 @@ EDITS = {
         (("scores", "anls"), 1.01, "field 'scores.anls' is 1.01 and must lie between 0 and 1"),
         (("scores", "anls"), -0.1, "field 'scores.anls' is -0.1 and must lie between 0 and 1"),
         (("main",), "bleu", "field 'main' is 'bleu' and is none of its scores (anls)"),
+        (("scores", "other"), 0.5, "field 'scores.other' is 0.5 and has no counterpart in the answers beside it"),
         (("num_samples",), 0, "field 'num_samples' is 0 and must be 1 or more"),
         (("num_samples",), 3, "field 'num_samples' is 3 and contradicts the 2 answers beside it"),
         (("scale",), 99.0, "field 'main_score' is 80.0 and contradicts its scores, which make 79.2"),
@@ -228,6 +229,9 @@ def test_edited_scores_are_refused_in_one_line(tmp_path):
     (tmp_path / "eval/docs.jsonl").write_text(answers(0.8, 0.9))  # an answer's own score
     with pytest.raises(UserError, match="'scores.anls' is 0.8 and contradicts the answers beside it, which make 0.85"):
         find_runs([tmp_path])
+    # made of several answers together
+    write(tmp_path / "eval/docs.json", benchmark(80.0, samples=2) | {"totals": ["anls"]})
+    assert find_runs([tmp_path / "eval/docs.json"])
     # both at once, in a way that agrees within the files alone
     write(tmp_path / "eval/docs.json", benchmark(85.0, samples=2))
     with pytest.raises(
