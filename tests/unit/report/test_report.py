@@ -6,8 +6,10 @@ import pytest
 from PIL import Image
 
 from proxyv.errors import UserError
+from proxyv.evaluation.benchmarks import load_benchmark, load_suite
 from proxyv.report.make import make_report, write_into
-from proxyv.report.paper_tables import paper_tables
+from proxyv.report.paper_tables import PAPER_TABLES, paper_tables
+from proxyv.report.published import published
 from proxyv.report.runs import find_runs
 from proxyv.report.tables import tabulate, to_latex, to_markdown
 
@@ -330,3 +332,23 @@ def test_latex(tmp_path):
         "% Documents (anls): 10 samples of test, prompt: suffix '\\nBe brief.', benchmark version 1, "
         "metrics version 1.",
     ]
+
+
+def test_the_papers_tables_name_what_there_is():
+    """Benchmarks, scores and published keys; and Score_fine is the mean of what its suite is the mean of."""
+    for table in PAPER_TABLES:
+        section = published()[table.section]
+        keys = {key for row in (section if isinstance(section, list) else section.values()) for key in row}
+        for column in table.columns:
+            benchmark = load_benchmark(column.benchmark)
+            assert column.score is None or column.score in benchmark.score_names
+            assert column.key is None or column.key in keys
+        assert table.mean is None or table.mean[1] in keys
+    fine, suite = PAPER_TABLES[0], load_suite("score_fine")
+    assert [column.benchmark for column in fine.columns] == [term.benchmark for term in suite.terms]
+    assert [(term.score, term.scale) for term in suite.terms] == [
+        (of.main, of.scale) for of in (load_benchmark(column.benchmark) for column in fine.columns)
+    ]
+    for name in ("grounding", "general", "parsing"):
+        (table,) = (table for table in PAPER_TABLES if table.name == name)
+        assert {column.benchmark for column in table.columns} == set(load_suite(name).benchmarks)
