@@ -22,7 +22,7 @@ DOCUMENTS = [
 # What else stands at the beginning of a line: the shell's own words and other programs.
 OTHERS = {
     *("cd", "source", "trap", "wait", "[", "export", "for", "do", "done", "run=$!"),
-    *("git", "hf", "pre-commit", "ruff", "pytest", "scontrol", "nvidia-smi"),
+    *("git", "hf", "pre-commit", "ruff", "pytest", "scontrol", "nvidia-smi", "pip"),
 }
 RECIPE_COMMANDS = ("train", "check-data", "show-sample", "profile", "bench", "sweep")
 
@@ -61,6 +61,9 @@ def problem(words):
         return wrong_arguments(["train", *rest]) if head.startswith("scripts/train/") else None
     if head == "proxyv":
         return wrong_arguments(rest)
+    for option, file in zip(rest, rest[1:], strict=False):
+        if head == "pip" and option in ("-r", "-c") and not (CHECKOUT / file).is_file():
+            return f"no file {file}"
     return None if head in OTHERS else f"what is '{head}'?"
 
 
@@ -109,6 +112,7 @@ def test_every_command_in_the_documents_is_real(document):
         ("python -m proxyv.experiments.none", "no module"),
         ("A=1 B=2 proxyv nonsense | tee log", "do not parse"),
         ("true && scripts/no_such.sh", "what is 'true'"),
+        ("pip install -r none.txt", "no file none.txt"),
     ],
 )
 def test_a_command_that_is_not_real_is_noticed(line, said):

@@ -74,7 +74,7 @@ main: {main}
 """
 
 
-@pytest.mark.parametrize("data", ["own/lines.jsonl", "own/0.parquet"])
+@pytest.mark.parametrize("data", ["own/*.parquet", "own", "own/lines.jsonl", "own/0.parquet"])
 def test_rows_of_a_benchmark_of_ones_own(tmp_path, data):
     path = tmp_path / "own.yaml"
     path.write_text(OWN.format(data=data, keep="bbox", metric="grounding", main="acc@0.5"))
