@@ -1,22 +1,21 @@
 """Prompts, parsed answers and scores are those of lmms-eval, task by task, on local files of the real columns.
 
-Both sides read the same generated rows. lmms-eval's own task is built from its own YAML file, with nothing changed but
-where the data lie; its prompts, filters, scores and totals are asked of it.
+Both sides read the same generated rows. lmms-eval's own task is built from its own YAML file (`load_task`), with
+nothing changed but where the data lie; its prompts, filters, scores and totals are asked of it.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import pytest
 from PIL import ImageFile
 
 from proxyv.evaluation.benchmarks import Benchmark, list_names, load_benchmark
+from proxyv.evaluation.lmms_eval.tasks import load_task
 from proxyv.evaluation.metrics import METRICS
 from proxyv.evaluation.metrics.boxes import parse_box
 from proxyv.evaluation.metrics.letters import inferred_letter, stated_letter
@@ -76,40 +75,14 @@ class Harness:
         return {"prediction": answer, "references": sample.references, "row": row, "scores": scores}
 
 
-def parquet_task(task: str, files: list[Path], cache: Path, images: dict[str, Any] | None) -> Any:
-    """Their task of that name, on local files. `images`: those of GQA by name, which it would look for on the hub."""
-    import lmms_eval
-    import lmms_eval.api.metrics  # registers them
-    from lmms_eval.api.task import ConfigurableTask
-    from lmms_eval.utils import load_yaml_config
-
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # they set it when they are imported
-
-    class LocalTask(ConfigurableTask):
-        pass
-
-    (file,) = (Path(lmms_eval.__file__).parent / "tasks").glob(f"*/{task}.yaml")
-    config = load_yaml_config(str(file), mode="full")
-    config.pop("group", None)
-    config.pop("tag", None)
-    config |= {"dataset_path": "parquet", "dataset_name": None}
-    config["dataset_kwargs"] = {"data_files": {config["test_split"]: str(files[0])}, "cache_dir": str(cache)}
-    if images is not None:
-        config["process_docs"] = lambda rows: rows.map(lambda row: {"image": images[row["imageId"]]})
-    return LocalTask(config=config)
-
-
 @pytest.fixture(scope="module", params=NAMES)
 def harness(request, tmp_path_factory):
     benchmark, folder = load_benchmark(request.param), tmp_path_factory.mktemp(request.param)
-    files = write_generated(benchmark.name, folder, ROWS.get(benchmark.name, 32), seed=5)
+    write_generated(benchmark.name, folder, ROWS.get(benchmark.name, 32), seed=5)
     found = BenchmarkSamples(benchmark, folder)
     samples = list(found)
-    images = None
-    if len(files) > 1:
-        apart = datasets.Dataset.from_parquet(str(files[1]), cache_dir=str(folder / "cache"))
-        images = {row["id"]: row["image"] for row in apart}
-    task = parquet_task(benchmark.lmms_eval, files, folder / "cache", images)
+    task = load_task(benchmark.lmms_eval, None, folder).task
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval sets it when it is imported
     docs = [doc for doc in task.test_docs() if doc.get("data_type") != "video"]
     return Harness(benchmark, samples, [[i.size for i in found.images(one.index)] for one in samples], task, docs)
 

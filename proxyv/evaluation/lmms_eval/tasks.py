@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def load_task(name: str, place: str | None, data_root: str | Path) -> LocalTask:
     from lmms_eval.api.task import ConfigurableTask
     from lmms_eval.utils import load_yaml_config
 
+    import_module("lmms_eval.api.metrics")  # puts the metrics that tasks name into their registry
     config = _reading(name, path, lambda: load_yaml_config(yaml_path=str(path), mode="full"))
     _check(name, config)
     split = config.get("test_split") or config.get("validation_split")
