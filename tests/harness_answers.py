@@ -21,7 +21,7 @@ My choice is {}, not A|答案是{}|A {} that is neither A nor B|The correct opti
     .split("|")
 )
 ODD = """
-|¿|nan|inf|-Infinity|1e400|%|12%%|ß|ﬁ|ﬁve ﬂags|STRASSE|ＡＢ|Ａ|...|y|n|Y.|yes|no|Yes|No.|y e s|nyes|not sure|no idea
+|¿|nan|inf|-Infinity|1e400|%|12%%|ß|ﬁ|ﬁve ﬂags|STRASSE|İ|ＡＢ|Ａ|...|y|n|Y.|yes|no|Yes|No.|y e s|nyes|not sure|no idea
 Yes, there is|A|b|C.|(D)|E|A B|A or B|dont|couldnt've|somebody'd|ten|don't know|it's|O'Brien's|a an the|1,234|1.2e3
 [0.1, 0.2, 0.3, 0.4]|[0.1 , 0.2, 0.3, 0.4]|[1, 2, 3]|[0.9, 0.9, 0.1, 0.1]|[[0, 0, 1, 1]]|0.1, 0.2, 0.3, 0.4
 ........................................

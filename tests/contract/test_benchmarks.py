@@ -1,5 +1,7 @@
 """Every benchmark and suite in eval/ loads, and scores known answers as known."""
 
+import statistics
+
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
@@ -10,6 +12,8 @@ from proxyv.evaluation.runner import evaluate
 from proxyv.evaluation.samples import BenchmarkSamples
 from proxyv.evaluation.scoring import rescore
 from proxyv.pages.benchmark_rows import TABLES, write_generated
+from proxyv.report.paper_tables import PAPER_TABLES
+from proxyv.report.published import published
 from tests.fake_vlm import FakeModel, FakeProcessor
 
 SUITES = sorted(path.stem for path in (CHECKOUT / "eval/suites").glob("*.yaml"))
@@ -71,6 +75,21 @@ def test_an_unknown_key_is_an_error(name, tmp_path):
 def test_suites_load(name):
     suite = load_suite(name)
     assert suite.terms and len(set(suite.benchmarks)) == len(suite.benchmarks)
+
+
+def test_score_fine_is_the_papers_mean():
+    terms = load_suite("score_fine").terms
+    assert terms == load_suite("paper").terms and {term.scale for term in terms} == {100}
+    for row in published()["fine"]:
+        mean = statistics.fmean(row[term.benchmark.removesuffix("_val")] for term in terms)
+        assert mean == pytest.approx(row["score_fine"], abs=0.02), row
+
+
+def test_the_papers_tables_are_of_the_suites_of_their_names():
+    whole = set(load_suite("paper").benchmarks)
+    for table in PAPER_TABLES:
+        suite = set(load_suite(table.name).benchmarks)
+        assert {column.benchmark for column in table.columns} == suite <= whole
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)

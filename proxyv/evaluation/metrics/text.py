@@ -56,8 +56,9 @@ def containment_official(prediction: str, references: Sequence[str], row: Mappin
 
 
 def unpunctuated(text: str) -> str:
-    """Lower case, without ASCII punctuation."""
-    return text.lower().translate(_NO_PUNCTUATION)
+    """Lower case, without ASCII punctuation. A text that grows in lower case ("İ") is cut to its length before, as
+    NumPy does, through which lmms-eval lowers."""
+    return text.lower()[: len(text)].translate(_NO_PUNCTUATION)
 
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
