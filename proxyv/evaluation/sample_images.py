@@ -35,7 +35,7 @@ class SampleImages:
             self._columns = list(self._marked.values()) or [str(columns.image)]
             self._rows = rows.select_columns(self._columns)
         else:
-            self._ids = rows[columns.image]
+            self._ids = list(rows[columns.image])
             self._columns = [benchmark.images.image]
             place, where = Path(data_root) / benchmark.images.data, f"benchmark {benchmark.name}"
             apart = read_table(place, where)

@@ -20,6 +20,7 @@ from proxyv.evaluation.tables import fits, read_table, value_at
 from proxyv.files import to_line
 
 Value = TypeVar("Value")
+NO_IMAGE, BAD_IMAGE = "leave the row out, or put its image there", "replace it, or fix its path"
 ABSENT = (None, "", "nan")  # how data say that a row has no such option, or no context
 
 
@@ -64,7 +65,7 @@ class BenchmarkSamples:
         """Raise UserError for the first sample that cannot be asked or scored, before any model is loaded."""
         for index in range(len(self)):
             sample = self[index]
-            self.count_images(index)
+            self._use_images(sample, self._images.count, NO_IMAGE)
             for metric in self.benchmark.used_metrics:
                 if problem := metric.problem(sample.kept):
                     raise UserError(f"{self._where(sample.id)}: {problem}; fix the row")
@@ -95,20 +96,19 @@ class BenchmarkSamples:
 
     def count_images(self, index: int) -> int:
         """How many images go with sample `index`. Raises UserError where one is missing."""
-        return self._images_of(index, self._images.count, "leave the row out, or put its image there")
+        return self._use_images(self[index], self._images.count, NO_IMAGE)
 
     def images(self, index: int) -> list[Image.Image]:
         """The images of sample `index` in RGB, one or more. Raises UserError for a missing or unreadable one."""
-        return self._images_of(index, self._images.open, "replace it, or fix its path")
+        return self._use_images(self[index], self._images.open, BAD_IMAGE)
 
     def image_sizes(self, index: int) -> list[tuple[int, int]]:
         """(width, height) in pixels of those images, from their headers alone. Raises UserError as `images` does."""
-        return self._images_of(index, self._images.sizes, "replace it, or fix its path")
+        return self._use_images(self[index], self._images.sizes, BAD_IMAGE)
 
-    def _images_of(self, index: int, use: Callable[[int, str], Value], remedy: str) -> Value:
-        sample = self[index]
+    def _use_images(self, sample: BenchmarkSample, use: Callable[[int, str], Value], remedy: str) -> Value:
         try:
-            return use(self._places[index][0], sample.text)
+            return use(self._places[sample.index][0], sample.text)
         except BadImageError as error:
             raise UserError(f"{self._where(sample.id)}: {error}; {remedy}") from error
 
