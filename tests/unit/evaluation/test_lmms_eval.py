@@ -1,7 +1,10 @@
 """lmms-eval itself, imported once for all tests here: its tasks, parsing and scores around our answers."""
 
 import json
+import multiprocessing
+import os
 import re
+import socket
 import sys
 from functools import partial
 from importlib.metadata import entry_points
@@ -9,6 +12,7 @@ from io import BytesIO
 
 import datasets
 import pytest
+import torch
 from loguru import logger
 from PIL import Image
 
@@ -138,6 +142,42 @@ def test_answers_are_kept_where_lmms_eval_fails_over_them(engine, loaded, data, 
         line["prediction"] for line in read_records(data / "batches" / "docvqa_val.jsonl")[:2]
     ]
     assert not (tmp_path / "docvqa_val.json").exists()
+
+
+def member(rank, port, model, folder):
+    """One of two processes, as torchrun starts them."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    from proxyv.checkpoints.load import load_for_evaluation
+    from proxyv.evaluation.lmms_eval import engine
+
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    for state in (AcceleratorState, PartialState):  # of the process that was copied
+        state._reset_state()
+    tasks, loaded = engine.load_tasks(["docvqa_val=docvqa.parquet"], folder), load_for_evaluation(model)
+    engine.evaluate_tasks(loaded.model, loaded.processor, tasks, output_dir=folder, batch_size=2, progress=False)
+
+
+def test_two_processes_leave_the_files_of_one(results, data, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A file of its own, whose cache and lock no process has seen: locks do not outlive a copy of their process.
+    (tmp_path / "docvqa.parquet").write_bytes((data / "docvqa.parquet").read_bytes())
+    # Copies of this process have everything imported, but would wait for ever for threads that were not copied.
+    context = multiprocessing.get_context("fork" if torch.get_num_threads() == 1 else "spawn")
+    processes = [context.Process(target=member, args=(rank, port, data / "model", tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(150)
+        process.kill()
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    for same in ("scores", "num_samples"):
+        assert read_json(tmp_path / "docvqa_val.json")[same] == results["docvqa_val"][same]
+    assert (tmp_path / "docvqa_val.jsonl").read_bytes() == (data / "batches" / "docvqa_val.jsonl").read_bytes()
 
 
 def test_lmms_evals_own_command_and_ours_print_the_same_score(results, engine, data, tmp_path, monkeypatch, capsys):
