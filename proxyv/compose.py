@@ -18,11 +18,11 @@ from proxyv.errors import UserError
 from proxyv.schema import resolved
 from proxyv.yaml_files import read_yaml
 
-# Fields as a file has them: plain values, interpolations unresolved.
-Fields = dict[str, Any]
+# FileFields as a file has them: plain values, interpolations unresolved.
+FileFields = dict[str, Any]
 
 
-def composed(path: Path, overrides: Sequence[str] = ()) -> Fields:
+def composed(path: Path, overrides: Sequence[str] = ()) -> FileFields:
     """All fields of a file, its parts and the overrides (`["method.start_layer=16", …]`), resolved.
 
     Raises UserError for a missing file, one that is no YAML mapping, `parts` that lead in a circle, an override that
@@ -37,7 +37,7 @@ def composed(path: Path, overrides: Sequence[str] = ()) -> Fields:
     return resolved(OmegaConf.create(merged), str(path))
 
 
-def _read_with_parts(path: Path, parents: tuple[Path, ...], known: dict[Path, Fields]) -> Fields:
+def _read_with_parts(path: Path, parents: tuple[Path, ...], known: dict[Path, FileFields]) -> FileFields:
     """The file with all its parts merged below it; parts of parts included. `known`: what has been read already."""
     file = path.resolve()
     if file in parents:
@@ -47,18 +47,18 @@ def _read_with_parts(path: Path, parents: tuple[Path, ...], known: dict[Path, Fi
         parts = own.pop("parts", [])
         if not isinstance(parts, (list, ListConfig)) or not all(isinstance(part, str) for part in parts):
             raise UserError(f"{path}: parts: must be a list of files, such as [../llm/tiny.yaml]")
-        merged: Fields = {}
+        merged: FileFields = {}
         for part in parts:
             merged = _merge(merged, _read_with_parts(path.parent / part, (*parents, file), known))
         known[file] = _merge(merged, _plain(own))
     return known[file]
 
 
-def _plain(config: DictConfig) -> Fields:
-    return cast(Fields, OmegaConf.to_container(config))
+def _plain(config: DictConfig) -> FileFields:
+    return cast(FileFields, OmegaConf.to_container(config))
 
 
-def _parse_override(override: str) -> Fields:
+def _parse_override(override: str) -> FileFields:
     field, equals, _ = override.partition("=")
     if not equals or not all(field.split(".")):
         raise UserError(f"override '{override}': write it as --field.subfield value")
@@ -71,7 +71,7 @@ def _parse_override(override: str) -> Fields:
     return _plain(parsed)
 
 
-def _forget_renamed(base: Fields, top: Fields, keys: Iterable[str], name: str) -> None:
+def _forget_renamed(base: FileFields, top: FileFields, keys: Iterable[str], name: str) -> None:
     """Delete from `base` the mappings at `keys`, or inside them, in which `top` has something else at `name`."""
     for key in keys:
         old, new = base.get(key), top.get(key)
@@ -83,7 +83,7 @@ def _forget_renamed(base: Fields, top: Fields, keys: Iterable[str], name: str) -
             _forget_renamed(old, new, new, name)
 
 
-def _merge(base: Fields, top: Fields) -> Fields:
+def _merge(base: FileFields, top: FileFields) -> FileFields:
     """Merge `top` over `base`; a `method` with another name replaces the whole method, and so does one inside it, and
     the `config` of an LLM or a tower with another `model_type`. Nobody else may need `base`, which is changed."""
     _forget_renamed(base, top, ["method"], "name")
@@ -96,7 +96,7 @@ def _merge(base: Fields, top: Fields) -> Fields:
     return base
 
 
-def _put_over(base: Fields, top: Fields) -> None:
+def _put_over(base: FileFields, top: FileFields) -> None:
     """As OmegaConf.merge, which copies all of `base` each time: mappings field by field, all else as a whole."""
     for key, new in top.items():
         old = base.get(key)
@@ -106,7 +106,7 @@ def _put_over(base: Fields, top: Fields) -> None:
             base[key] = deepcopy(new)
 
 
-def _reaches_into_interpolation(base: Fields, top: Fields) -> bool:
+def _reaches_into_interpolation(base: FileFields, top: FileFields) -> bool:
     """Whether `top` has fields of what is only a reference (`${…}`) in `base`."""
     both = [(base[key], new) for key, new in top.items() if key in base and isinstance(new, dict)]
     return any(

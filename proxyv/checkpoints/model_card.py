@@ -10,11 +10,10 @@ import transformers
 from omegaconf import OmegaConf
 
 import proxyv
-from proxyv.errors import UserError
 from proxyv.model import ProxyVConfig
 from proxyv.model.catalogue import CatalogueEntry, entry_of
 from proxyv.model.registry import make_method
-from proxyv.report.runs import find_runs
+from proxyv.report.runs import runs_below
 from proxyv.report.tables import tabulate, to_markdown
 
 _HOMEPAGE = "https://arxiv.org/abs/2505.15816"
@@ -29,11 +28,9 @@ def base_models(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def results_table(run: Path | None) -> str:
-    """The run's results in Markdown, as `proxyv report` writes them."""
-    try:
-        return to_markdown(tabulate(find_runs([run]))) if run else "No results are recorded with this model.\n"
-    except UserError:
-        return "No results are recorded with this model.\n"
+    """The run's results in Markdown, as `proxyv report` writes them. Raises UserError where they are damaged."""
+    runs = runs_below([run]) if run else []
+    return to_markdown(tabulate(runs)) if runs else "No results are recorded with this model.\n"
 
 
 def license_note(bases: list[str], license_id: str) -> str:

@@ -19,8 +19,8 @@ from proxyv.errors import UserError
 from proxyv.model.processing import ProxyVProcessor
 from proxyv.schema import check_dataclass
 
-Record = TypeVar("Record")
-Ask = Callable[[Sequence[int]], list[Record]]  # indices of samples → what they are answered
+Reply = TypeVar("Reply")
+Ask = Callable[[Sequence[int]], list[Reply]]  # indices of samples → what they are answered
 BatchSize = int | Literal["auto"]
 AUTO: Literal["auto"] = "auto"
 # Where `auto` begins. A CPU has nothing to gain from more; a device tells when its memory is full.
@@ -66,7 +66,7 @@ def first_guess(model: Any, samples: int, processes: int) -> int:
     return 1 << (min(most, share).bit_length() - 1)
 
 
-def find_batch_size(ask: Ask[Record], lengths: Mapping[int, int], guess: int) -> tuple[int, list[Record]]:
+def find_batch_size(ask: Ask[Reply], lengths: Mapping[int, int], guess: int) -> tuple[int, list[Reply]]:
     """The first of `guess`, half of it, … whose first batch fits into the device's memory, and that batch's answers.
 
     The first batch has the longest prompts, so that the others fit as well, but for answers that are longer.
@@ -82,7 +82,7 @@ def find_batch_size(ask: Ask[Record], lengths: Mapping[int, int], guess: int) ->
     return size, found
 
 
-def answer_in_parts(ask: Ask[Record], batch: Sequence[int]) -> tuple[list[Record], set[int]]:
+def answer_in_parts(ask: Ask[Reply], batch: Sequence[int]) -> tuple[list[Reply], set[int]]:
     """The answers to a batch, which is halved as often as it takes to fit, and the sizes of its parts where it was.
 
     Raises UserError where not even one sample fits.
@@ -97,7 +97,7 @@ def answer_in_parts(ask: Ask[Record], batch: Sequence[int]) -> tuple[list[Record
     return first + second, {*map(len, halves), *sizes, *more}
 
 
-def answer_whole(ask: Ask[Record], batch: Sequence[int]) -> list[Record]:
+def answer_whole(ask: Ask[Reply], batch: Sequence[int]) -> list[Reply]:
     """The answers to a batch. Raises UserError where it does not fit."""
     found = _if_it_fits(ask, batch)
     if found is None:
@@ -105,7 +105,7 @@ def answer_whole(ask: Ask[Record], batch: Sequence[int]) -> list[Record]:
     return found
 
 
-def _if_it_fits(ask: Ask[Record], batch: Sequence[int]) -> list[Record] | None:
+def _if_it_fits(ask: Ask[Reply], batch: Sequence[int]) -> list[Reply] | None:
     """The answers, or None where the device's memory is too small."""
     try:
         return ask(batch)

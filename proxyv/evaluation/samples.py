@@ -19,7 +19,7 @@ from proxyv.evaluation.sample_images import SampleImages
 from proxyv.evaluation.tables import fits, read_table, value_at
 from proxyv.files import to_line
 
-Value = TypeVar("Value")
+Found = TypeVar("Found")
 NO_IMAGE, BAD_IMAGE = "leave the row out, or put its image there", "replace it, or fix its path"
 ABSENT = (None, "", "nan")  # how data say that a row has no such option, or no context
 
@@ -106,7 +106,7 @@ class BenchmarkSamples:
         """(width, height) in pixels of those images, from their headers alone. Raises UserError as `images` does."""
         return self._use_images(self[index], self._images.sizes, BAD_IMAGE)
 
-    def _use_images(self, sample: BenchmarkSample, use: Callable[[int, str], Value], remedy: str) -> Value:
+    def _use_images(self, sample: BenchmarkSample, use: Callable[[int, str], Found], remedy: str) -> Found:
         try:
             return use(self._places[sample.index][0], sample.text)
         except BadImageError as error:

@@ -9,8 +9,8 @@ from pathlib import Path
 from proxyv.errors import UserError, naming
 from proxyv.evaluation.benchmarks import Benchmark, Suite, load_benchmark
 from proxyv.evaluation.metrics import METRICS_VERSION
-from proxyv.files import read_json, read_records, write_json, write_records
-from proxyv.results.check import checked
+from proxyv.files import read_json, write_json, write_records
+from proxyv.report import score_files
 from proxyv.results.scores import (
     AnswerRecord,
     BenchmarkResult,
@@ -106,11 +106,8 @@ def _suite_part(result: BenchmarkResult) -> SuitePart:
 
 
 def read_answers(path: Path) -> list[AnswerRecord]:
-    """The answers in a file. Raises UserError where it is damaged or a line is no answer."""
-    return [
-        checked(record, AnswerRecord, f"{path}: line {number}", NEEDED_OF_ANSWERS)
-        for number, record in enumerate(read_records(path), start=1)
-    ]
+    """The answers in a file, with all that scoring reads. Raises UserError where it is damaged or a line is none."""
+    return score_files.read_answers(path, NEEDED_OF_ANSWERS)
 
 
 def rescore(records_path: str | Path, benchmark: Benchmark | str | Path, *, write: bool = False) -> ScoreSummary:

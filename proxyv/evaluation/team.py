@@ -24,7 +24,7 @@ from proxyv import processes
 from proxyv.errors import ElsewhereError, UserError, reason
 from proxyv.signals import Stopped
 
-Value = TypeVar("Value")
+Told = TypeVar("Told")
 PAUSE = 0.1  # seconds between two questions to the store
 LAST_WORDS = 10.0  # seconds that the main process, which may keep the store, waits for the others at the end
 _JOINING = timedelta(minutes=10)
@@ -111,26 +111,26 @@ class Team:
             if first and (asked or first["message"] == str(error)):
                 self._raise(first)
 
-    def from_main(self, work: Callable[[], Value]) -> Value:
+    def from_main(self, work: Callable[[], Told]) -> Told:
         """What `work` returns in the main process, in all of them; it must be ready for JSON."""
         if self._store is None:
             return work()
         key = self._next_key()
         if not self.is_main:
-            value: Value = json.loads(self._wait(key))
+            value: Told = json.loads(self._wait(key))
             return value
         value = work()
         with _asking():
             self._store.set(key, json.dumps(value))
         return value
 
-    def main_first(self, work: Callable[[], Value]) -> Value:
+    def main_first(self, work: Callable[[], Told]) -> Told:
         """Do `work` in the main process and then in the others: they find its caches, and need not fail as it did."""
         made = [work()] if self.is_main else []
         self.from_main(lambda: None)
         return made[0] if made else work()
 
-    def gather(self, value: Value) -> list[Value]:
+    def gather(self, value: Told) -> list[Told]:
         """Every process's value, by rank, in the main process, and nothing in the others; ready for JSON."""
         if self._store is None:
             return [value]

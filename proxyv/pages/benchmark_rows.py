@@ -9,24 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
 
 from proxyv.errors import UserError, suggest
 from proxyv.pages import benchmark_columns as columns
+from proxyv.pages.benchmark_columns import Row
 from proxyv.pages.benchmark_files import no_progress_bars
 from proxyv.pages.generate import stream
 from proxyv.pages.random_text import Draw
 
-Row = dict[str, Any]
-Rows = Callable[[Draw, int], Iterator[Row]]
+MakeRows = Callable[[Draw, int], Iterator[Row]]
 
 _REFCOCO = {"refcoco": ("RefCOCO", "val test testA testB"), "refcoco_plus": ("RefCOCOplus", "val testA testB")}
 _REFCOCO["refcocog"] = ("RefCOCOg", "val test")
 
 # Benchmark → its files below the data root and what rows are in them; that of the questions comes first.
-TABLES: dict[str, dict[str, Rows]] = {
+TABLES: dict[str, dict[str, MakeRows]] = {
     "docvqa_val": {"DocVQA/DocVQA/validation-00000-of-00001.parquet": columns.documents_rows},
     "infovqa_val": {"DocVQA/InfographicVQA/validation-00000-of-00001.parquet": columns.documents_rows},
     "chartqa": {"ChartQA/data/test-00000-of-00001.parquet": columns.chartqa_rows},
@@ -90,11 +89,11 @@ def _write_lines(path: Path, rows: list[Row], draw: Draw) -> None:
         draw.image().save(path.parent / name)
 
 
-def _tables(benchmark: str) -> dict[str, Rows]:
+def _tables(benchmark: str) -> dict[str, MakeRows]:
     if benchmark not in TABLES:
         raise UserError(f"no rows can be generated for benchmark '{benchmark}'{suggest(benchmark, TABLES)}")
     return TABLES[benchmark]
 
 
-def _rows(benchmark: str, file: str, make: Rows, count: int, seed: int) -> list[Row]:
+def _rows(benchmark: str, file: str, make: MakeRows, count: int, seed: int) -> list[Row]:
     return list(make(Draw(stream(seed, "test", benchmark, 0, file)), count))

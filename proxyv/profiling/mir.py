@@ -39,11 +39,12 @@ PAIRS = 100  # that the published code takes
 HELD_BYTES = 8 * 2**30  # of hidden states that are held at once; more take more than one pass
 OTHER, VISION, TEXT = 0, 1, 2
 
-Rows = dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]]  # by layer: each pair's vision rows, and its text rows
+# By layer: each pair's vision rows, and its text rows.
+VisionAndText = dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]]
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImageText:
     """One image and its text as the model takes them. input_ids (1, L) int64, pixel_values (C, 3, S, S) float32."""
 
     where: str
@@ -109,7 +110,7 @@ def read_pairs(
     file: Path,
     images: str | Path | None = None,
     limit: int = PAIRS,
-) -> list[Pair]:
+) -> list[ImageText]:
     """The first records of a list, encoded. Arguments and errors as of `measure_mir`."""
     folder = str(Path(images).absolute()) if images is not None else None
     spec = DataSpec("llava", file.name, folder, limit=limit)
@@ -119,7 +120,7 @@ def read_pairs(
         return [_pair(processor, reader, number, most) for number in range(min(limit, len(reader)))]
 
 
-def _pair(processor: ProxyVProcessor, reader: LlavaReader, number: int, most: int) -> Pair:
+def _pair(processor: ProxyVProcessor, reader: LlavaReader, number: int, most: int) -> ImageText:
     """One record, its text cut at the LLM's positions. Raises UserError for one that cannot be used."""
     where = reader.where_is(number)
     try:
@@ -132,12 +133,15 @@ def _pair(processor: ProxyVProcessor, reader: LlavaReader, number: int, most: in
         raise UserError(f"{where}: {error}; mend it or take it out") from error
     pixels = torch.from_numpy(processor.image_processor.normalise(encoded.crops))
     ids = torch.from_numpy(encoded.input_ids)[None]
-    return Pair(where, ids[:, :most], pixels, encoded.crops_per_image[0], ids.shape[1] > most)
+    return ImageText(where, ids[:, :most], pixels, encoded.crops_per_image[0], ids.shape[1] > most)
 
 
 @torch.no_grad()
 def measure_layers(
-    model: ProxyVForConditionalGeneration, pairs: Sequence[Pair], held_bytes: int = HELD_BYTES, progress: bool = False
+    model: ProxyVForConditionalGeneration,
+    pairs: Sequence[ImageText],
+    held_bytes: int = HELD_BYTES,
+    progress: bool = False,
 ) -> list[LayerGap]:
     """The distance behind every decoder layer.
 
@@ -150,7 +154,7 @@ def measure_layers(
     gaps = []
     with tqdm(total=len(passes) * len(pairs) + len(layers), desc="mir", disable=not progress) as bar:
         for some in passes:
-            rows: Rows = {layer: ([], []) for layer in some}
+            rows: VisionAndText = {layer: ([], []) for layer in some}
             for pair in pairs:
                 _collect(model, pair, rows)
                 bar.update()
@@ -160,7 +164,7 @@ def measure_layers(
     return gaps
 
 
-def _collect(model: ProxyVForConditionalGeneration, pair: Pair, rows: Rows) -> None:
+def _collect(model: ProxyVForConditionalGeneration, pair: ImageText, rows: VisionAndText) -> None:
     """Run a pair, and add its vision and its text rows behind some layers."""
     with naming(pair.where):
         prompt = model.read_prompt(pair.input_ids.to(model.device), None, [pair.crops])

@@ -49,9 +49,17 @@ NEEDED_OF_SWEEPS = (
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[RunFigures]:
+    """As `runs_below`. Raises UserError where there are none, too."""
+    runs = runs_below(paths)
+    if not runs:
+        raise UserError(f"{', '.join(map(str, paths))}: no results here; run `proxyv eval` first")
+    return runs
+
+
+def runs_below(paths: Sequence[str | Path]) -> list[RunFigures]:
     """All runs below the folders, or behind the single files, of `paths`; a sweep's folder means its result.
 
-    Raises UserError where a path does not exist, a file cannot be read, or there are no results.
+    Raises UserError where a path does not exist, a file cannot be read, or its scores contradict each other.
     """
     files: dict[Path, set[Path]] = {}
     runs: list[RunFigures] = []
@@ -66,8 +74,6 @@ def find_runs(paths: Sequence[str | Path]) -> list[RunFigures]:
             if _holds_results(file, named=path.is_file()):
                 folder = file.parent.parent if file.parent.name == "eval" else file.parent
                 files.setdefault(folder.resolve(), set()).add(file.resolve())
-    if not files and not runs:
-        raise UserError(f"{', '.join(map(str, paths))}: no results here; run `proxyv eval` first")
     return runs + [_read_run(folder, sorted(files[folder])) for folder in sorted(files)]
 
 

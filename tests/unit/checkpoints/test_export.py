@@ -40,7 +40,7 @@ def run_folder(tmp_path):
     recipe.stages = {"finetune": small_stage()}
     save_recipe(recipe, run / "recipe.yaml")
     result = {"kind": "benchmark", "complete": True, "benchmark": "reading", "title": "Reading", "main": "accuracy"}
-    result |= {"main_score": 61.25, "num_samples": 8, "metrics_version": "1"}
+    result |= {"main_score": 61.25, "scale": 100, "scores": {"accuracy": 0.6125}, "num_samples": 8}
     (run / "eval").mkdir()
     (run / "eval" / "reading.json").write_text(json.dumps(result))
     return run, model, processor
@@ -69,6 +69,14 @@ def test_exported_folder_gives_the_same_logits_in_another_process(tmp_path, run_
     assert {"chat_template.jinja", "tokenizer.json", "recipe.yaml"} <= held
     assert not {"log.jsonl", "finished.json"} & held
     assert "auto_map" not in (target / "config.json").read_text()
+
+
+def test_results_that_contradict_themselves_are_not_passed_on(tmp_path, run_folder):
+    run, *_ = run_folder
+    file = run / "eval" / "reading.json"
+    file.write_text(file.read_text().replace("61.25", "91.25"))
+    with pytest.raises(UserError, match=r"reading\.json: .*main_score"):
+        export(run, tmp_path / "hub", hub_name="me/tiny")
 
 
 def test_model_card(tmp_path, run_folder):
