@@ -60,7 +60,7 @@ class Benchmark(Declared):
     data: Place  # parquet or JSON: a file, a folder of shards or a pattern with *, below the data root or absolute
     split: Text  # in words, recorded with the result
     columns: Columns
-    metrics: list[Annotated[Name, CheckedBy("evaluation/benchmarks.py")]]  # names of proxyv/evaluation/metrics.py
+    metrics: list[Annotated[Name, CheckedBy("evaluation/benchmarks.py")]]  # names of proxyv/evaluation/metrics/
     main: Score  # the score that tables show
     max_new_tokens: Count
     lmms_eval: Text | None = None  # the harness's task with the same prompts and scores
