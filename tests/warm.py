@@ -10,13 +10,8 @@ from pathlib import Path
 
 # What proxyv imports sooner or later, six seconds of CPU each time. The server passes over what is not installed.
 LIBRARIES = (
-    *(
-        "torch",
-        "torch._dynamo",
-        "transformers.trainer",
-        "transformers.generation.utils",
-        "transformers.image_processing_utils",
-    ),
+    *("torch", "torch._dynamo"),
+    *("transformers.trainer", "transformers.generation.utils", "transformers.image_processing_utils"),
     *("transformers.models.llama.modeling_llama", "transformers.models.clip.modeling_clip"),
     *("datasets", "peft", "pydantic", "omegaconf", "matplotlib.figure", "deepspeed"),
 )
