@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from proxyv.errors import UserError
+from proxyv.errors import UserError, naming
 from proxyv.evaluation.answer_files import answers_lock
 from proxyv.evaluation.benchmarks import Benchmark, load_benchmark, load_suite
 from proxyv.evaluation.scoring import SUMMARIZED, read_answers, rescore, summarize_suite, table_fields
@@ -83,13 +83,15 @@ def _answer_files(path: Path) -> list[Path]:
 
 
 def _read(answers: Path, benchmarks_dir: str | Path | None) -> StoredResult:
-    result = _read_kind(answers.with_suffix(".json"), "benchmark", RESULT_FIELDS)
+    file = answers.with_suffix(".json")
+    result = _read_kind(file, "benchmark", RESULT_FIELDS)
     found, planned = len(read_answers(answers)), result["planned_samples"]
     if not found:
         raise UserError(f"{answers}: holds no answers yet; finish the evaluation, by --resume")
     if found > planned or (result.get("complete") and found < planned):
         raise UserError(f"{answers}: holds {found} answers to {planned} samples; run the evaluation again")
-    return StoredResult(answers, result, load_benchmark(result["benchmark"], benchmarks_dir))
+    with naming(file):
+        return StoredResult(answers, result, load_benchmark(result["benchmark"], benchmarks_dir))
 
 
 def _read_kind(path: Path, kind: str, fields: tuple[str, ...]) -> dict[str, Any]:
@@ -117,7 +119,8 @@ def _suites(
     found = []
     for path in sorted(folder.glob("suite-*.json")):
         before = _read_kind(path, "suite", SUITE_FIELDS)
-        suite = load_suite(before["suite"], benchmarks_dir)
+        with naming(path):
+            suite = load_suite(before["suite"], benchmarks_dir)
         files = {name: path.with_name(f"{name}.json") for name in suite.benchmarks}
         parts = {name: results.get(name) or (read_json(file) if file.is_file() else {}) for name, file in files.items()}
         if all(part.get("complete") for part in parts.values()):

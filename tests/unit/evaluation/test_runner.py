@@ -8,10 +8,11 @@ from PIL import Image as Pillow
 from proxyv.environment import describe_model, environment
 from proxyv.errors import UserError
 from proxyv.evaluation.benchmarks import load_benchmark, load_suite
+from proxyv.evaluation.rescoring import rescore_results
 from proxyv.evaluation.runner import evaluate, evaluate_suite
 from proxyv.evaluation.samples import BenchmarkSamples
 from proxyv.evaluation.scoring import rescore
-from proxyv.files import read_records
+from proxyv.files import read_json, read_records, write_json
 from proxyv.locks import only_process
 from tests.fake_vlm import FakeModel, FakeProcessor
 
@@ -260,6 +261,16 @@ def test_rescore_equals_the_first_scores(toy):
     changed = json.loads((toy / "out/toy.json").read_text())
     assert changed["scores"] == {"containment": 0.6} and changed["main"] == "containment"
     assert read_records(toy / "out/toy.jsonl")[0]["scores"] == {"containment": 1.0}
+
+
+@pytest.mark.parametrize(("name", "field"), [("suite-toys.json", "suite"), ("toy.json", "benchmark")])
+def test_a_result_that_names_nothing_known_is_named_itself(toy, name, field):
+    options = {"data_root": toy / "data", "output_dir": toy / "out", "progress": False}
+    evaluate_suite(FakeModel(GIVEN.__getitem__), FakeProcessor(), toy / "eval/suites/toys.yaml", **options)
+    file = toy / "out" / name
+    write_json(file, read_json(file) | {field: ""})
+    with pytest.raises(UserError, match=f"{name}: unknown {field} ''"):
+        rescore_results(toy / "out", benchmarks_dir=toy / "eval")
 
 
 def test_prompt_prefix_suffix_and_capitals(toy):
