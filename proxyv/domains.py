@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 MOST = 2**31 - 1  # of a count: sizes and indices are 32-bit numbers somewhere below
 LONGEST_NAME = 200  # bytes; file systems take 255, and names get endings
+LONGEST_PLACE = 1000  # bytes; systems take 4096, and a place may lie below another
 
 
 class Declared:
@@ -49,6 +50,8 @@ def _check_place(value: str) -> str:
         raise ValueError("must be a path or a hub id")
     if value.startswith("~"):
         raise ValueError("must be a path written out ('~' would be a folder of that name; ${oc.env:HOME} is yours)")
+    if len(value.encode()) > LONGEST_PLACE or any(len(part.encode()) > 255 for part in value.split("/")):
+        raise ValueError(f"must be a path that systems take (255 bytes between separators, {LONGEST_PLACE} in all)")
     return value
 
 

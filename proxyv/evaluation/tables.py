@@ -25,8 +25,8 @@ def read_table(place: Path, where: str) -> datasets.Dataset:
     Images stay encoded. Raises UserError, which `where` begins, for files that are missing (shards of a set too),
     unlike each other, or damaged.
     """
-    files = _data_files(place, where)
     with no_progress_bars(), reading(f"{where}: {place}", "get it again"):
+        files = _data_files(place, where)
         if files[0].suffix == ".parquet":
             rows = datasets.Dataset.from_parquet([str(file) for file in files])
         else:  # not through Arrow's JSON reader: a few thousand brackets in each other end the process

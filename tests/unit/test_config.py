@@ -187,6 +187,8 @@ def test_a_recipe_made_in_python_is_checked_alike():
         ("output_dir=../elsewhere", "output_dir: must not lead out of the working folder; write an absolute path"),
         ("output_dir=runs/../../elsewhere", "output_dir: must not lead out of the working folder"),
         ("output_dir=~/runs", "output_dir: must be a path written out"),
+        (f"data_root={'a' * 256}", "data_root: must be a path that systems take"),
+        (f"data_root={'a/' * 501}", "data_root: must be a path that systems take"),
     ],
 )
 def test_names_places_and_lists_that_cannot_be_meant(override, said):

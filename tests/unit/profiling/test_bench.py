@@ -357,8 +357,8 @@ TINY = {
 }
 
 
-def run_script(repo, name, *options):
-    environment = {**os.environ, "PROXYV_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+def run_script(repo, name, *options, **variables):
+    environment = {**os.environ, "PROXYV_PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **variables}
     shape = [word for part, fields in TINY.items() for key, n in fields.items() for word in (f"--{part}.{key}", str(n))]
     quick = ["--device", "cpu", "--dtype", "float32", "--crops", "1", "--repeats", "2", "--splits", "2"]
     command = ["bash", f"scripts/{name}", *shape, *quick, "--warmup", "0", "--new_tokens", "1", *options]
@@ -368,14 +368,16 @@ def run_script(repo, name, *options):
 
 
 @pytest.mark.slow
-def test_the_paper_s_times_run_through(repo, tmp_path):
-    """The whole script, every recipe with its layers and crops, at a tiny width on the CPU."""
+def test_the_paper_s_times_run_through(repo, tmp_path, pytestconfig):
+    """The whole script, with the recipes' layers and crops, at a tiny width on the CPU: of an LLM with two published
+    times, with `--thorough` of the one with most."""
+    llm, models = ("vicuna-7b", 14) if pytestconfig.getoption("thorough") else ("vicuna-13b", 3)
     back_ends = ["--attention", "sdpa", "flash_attention_2"]
-    shown = run_script(repo, "paper_times.sh", *back_ends, "--output", str(tmp_path / "times.json"))
+    shown = run_script(repo, "paper_times.sh", *back_ends, "--output", str(tmp_path / "times.json"), LLM=llm)
     result = read_result(tmp_path / "times.json")
-    assert len(result["models"]) == 14 and result["baseline"] == "full"
+    assert len(result["models"]) == models and result["baseline"] == "full"
     ran = [cell for cell in result["cells"] if cell["attention"] == "sdpa"]
-    assert len(ran) == 14 and all(cell["failed"] is None and cell["share_of_matrix_rate"] > 0 for cell in ran)
+    assert len(ran) == models and all(cell["failed"] is None and cell["share_of_matrix_rate"] > 0 for cell in ran)
     assert shown == (tmp_path / "times.md").read_text()
 
 
