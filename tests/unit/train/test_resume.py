@@ -197,9 +197,10 @@ def test_a_signal_saves_behind_the_step_and_asks_to_be_started_again(made, tmp_p
 
 def test_a_signal_to_all_processes_of_a_job_leaves_data_workers_at_work(tmp_path, monkeypatch):
     recipe = page_recipe(tmp_path, mixed=stage(["text"], dataloader_workers=1))
+    before = psutil.Process().children()  # other tests' server (tests/warm.py) is none of the job's
 
     def scancel():  # from outside: what a parent sends is taken for the loader's own tidying up
-        workers = psutil.Process().children()
+        workers = [child for child in psutil.Process().children() if child not in before]
         subprocess.run(["kill", *(str(process.pid) for process in (*workers, psutil.Process()))], check=True)
         psutil.wait_procs(workers, timeout=1)
 
