@@ -11,7 +11,7 @@ from transformers import set_seed
 from proxyv.errors import naming
 from proxyv.evaluation.answers import Answer, chat_prompt, generate_answers
 from proxyv.evaluation.batches import prompt_length
-from proxyv.evaluation.samples import BenchmarkSamples
+from proxyv.evaluation.samples import BenchmarkSample, BenchmarkSamples
 from proxyv.evaluation.scoring import with_scores
 from proxyv.results.scores import AnswerRecord
 
@@ -28,38 +28,41 @@ class Answerer:
     samples: BenchmarkSamples
     seed: int
 
-    def prompt(self, index: int) -> str:
+    def prompt(self, sample: BenchmarkSample) -> str:
         """The text that is sent for a sample, chat template included."""
-        return chat_prompt(self.processor, self.samples[index].text, self.samples.count_images(index))
+        return chat_prompt(self.processor, sample.text, self.samples.count_images(sample))
 
     def length(self, index: int) -> int:
         """The length of a sample's prompt with its images, as `prompt_length` measures it."""
-        return prompt_length(self.processor, self.prompt(index), self.samples.image_sizes(index))
+        sample = self.samples[index]
+        return prompt_length(self.processor, self.prompt(sample), self.samples.image_sizes(sample))
 
     def facts(self, index: int) -> dict[str, Any]:
         """What a sample's record must agree in to be an answer to it."""
         sample = self.samples[index]
-        return {"id": sample.id, "prompt": self.prompt(index), "references": sample.references}
+        return {"id": sample.id, "prompt": self.prompt(sample), "references": sample.references}
 
     def ask(self, batch: Sequence[int]) -> list[AnswerRecord]:
         """The answers to samples, generated together, with their scores. Raises torch.OutOfMemoryError where they are
         too many, and UserError as `generate_answers` does."""
         benchmark = self.samples.benchmark
-        prompts = [self.prompt(index) for index in batch]
-        images = [self.samples.images(index) for index in batch]
-        ids = ", ".join(repr(self.samples[index].id) for index in batch)
+        asked = [self.samples[index] for index in batch]
+        prompts = [self.prompt(sample) for sample in asked]
+        images = [self.samples.images(sample) for sample in asked]
+        ids = ", ".join(repr(sample.id) for sample in asked)
         set_seed(self.seed)
         with naming(f"benchmark {benchmark.name}: samples {ids}"):
             answers = generate_answers(self.model, self.processor, prompts, images, benchmark.max_new_tokens)
         return [
-            self._record(index, prompt, first.size, answer)
-            for index, prompt, (first, *_), answer in zip(batch, prompts, images, answers, strict=True)
+            self._record(sample, prompt, first.size, answer)
+            for sample, prompt, (first, *_), answer in zip(asked, prompts, images, answers, strict=True)
         ]
 
-    def _record(self, index: int, prompt: str, image_size: tuple[int, int], answer: Answer) -> AnswerRecord:
-        sample = self.samples[index]
+    def _record(
+        self, sample: BenchmarkSample, prompt: str, image_size: tuple[int, int], answer: Answer
+    ) -> AnswerRecord:
         record: AnswerRecord = {
-            "index": index,
+            "index": sample.index,
             "id": sample.id,
             "prompt": prompt,
             "prediction": answer.text,

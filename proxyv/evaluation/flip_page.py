@@ -88,7 +88,7 @@ def _pictures(samples: BenchmarkSamples) -> Pictures:
             sample = samples[flip["index"]] if flip["index"] < len(samples) else None
             if sample is None or (sample.id, sample.references) != (flip["id"], flip["references"]):
                 raise UserError(f"{samples.path}: holds another sample in this place; give the data of the runs")
-            return "".join(map(_embedded, samples.images(sample.index)))
+            return "".join(map(_embedded, samples.images(sample)))
         except UserError as error:
             return f"<em>{escape(str(error))}</em>"
 

@@ -65,7 +65,7 @@ class BenchmarkSamples:
         """Raise UserError for the first sample that cannot be asked or scored, before any model is loaded."""
         for index in range(len(self)):
             sample = self[index]
-            self._use_images(sample, self._images.count, NO_IMAGE)
+            self.count_images(sample)
             for metric in self.benchmark.used_metrics:
                 if problem := metric.problem(sample.kept):
                     raise UserError(f"{self._where(sample.id)}: {problem}; fix the row")
@@ -94,17 +94,17 @@ class BenchmarkSamples:
             kept["options"] = options
         return BenchmarkSample(index, name, question, text, self._references(name, row, options), kept)
 
-    def count_images(self, index: int) -> int:
-        """How many images go with sample `index`. Raises UserError where one is missing."""
-        return self._use_images(self[index], self._images.count, NO_IMAGE)
+    def count_images(self, sample: BenchmarkSample) -> int:
+        """How many images go with a sample. Raises UserError where one is missing."""
+        return self._use_images(sample, self._images.count, NO_IMAGE)
 
-    def images(self, index: int) -> list[Image.Image]:
-        """The images of sample `index` in RGB, one or more. Raises UserError for a missing or unreadable one."""
-        return self._use_images(self[index], self._images.open, BAD_IMAGE)
+    def images(self, sample: BenchmarkSample) -> list[Image.Image]:
+        """The images of a sample in RGB, one or more. Raises UserError for a missing or unreadable one."""
+        return self._use_images(sample, self._images.open, BAD_IMAGE)
 
-    def image_sizes(self, index: int) -> list[tuple[int, int]]:
+    def image_sizes(self, sample: BenchmarkSample) -> list[tuple[int, int]]:
         """(width, height) in pixels of those images, from their headers alone. Raises UserError as `images` does."""
-        return self._use_images(self[index], self._images.sizes, BAD_IMAGE)
+        return self._use_images(sample, self._images.sizes, BAD_IMAGE)
 
     def _use_images(self, sample: BenchmarkSample, use: Callable[[int, str], Found], remedy: str) -> Found:
         try:

@@ -103,7 +103,7 @@ def test_synthetic_benchmarks_read_what_the_page_maker_writes(name, tmp_path):
     WRITERS[path.stem].write(path, PageSpec(), seed=0, pages=3)
     samples = BenchmarkSamples(benchmark, tmp_path)
     assert len(samples) == 3
-    answers = {sample.question: right_answer(sample, samples.images(sample.index)[0].size) for sample in samples}
+    answers = {sample.question: right_answer(sample, samples.images(sample)[0].size) for sample in samples}
     longest = max(map(len, answers.values()))
     assert longest < benchmark.max_new_tokens, "the longest answer and its end token must fit"
     model = FakeModel(lambda question: answers[question])
@@ -118,7 +118,7 @@ def test_public_benchmarks_are_answered_on_generated_rows(name, tmp_path):
     write_generated(name, tmp_path, 28 if name == "mme" else 6, seed=2)  # MME has 14 categories of pairs
     samples = BenchmarkSamples(benchmark, tmp_path)
     assert len(samples) >= 4
-    answers = {sample.text: right_answer(sample, samples.images(sample.index)[0].size) for sample in samples}
+    answers = {sample.text: right_answer(sample, samples.images(sample)[0].size) for sample in samples}
     options = {"data_root": tmp_path, "output_dir": tmp_path / "out", "batch_size": 4, "progress": False}
     for given, expected in ((answers, 1), (dict.fromkeys(answers, "¿"), 0)):
         benchmark.max_new_tokens = 1000  # a token is a character here

@@ -84,7 +84,7 @@ def harness(request, tmp_path_factory):
     task = load_task(benchmark.lmms_eval, None, folder).task
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # lmms-eval sets it when it is imported
     docs = [doc for doc in task.test_docs() if doc.get("data_type") != "video"]
-    return Harness(benchmark, samples, [[i.size for i in found.images(one.index)] for one in samples], task, docs)
+    return Harness(benchmark, samples, [[i.size for i in found.images(one)] for one in samples], task, docs)
 
 
 def test_samples_prompts_and_images_are_the_same(harness):

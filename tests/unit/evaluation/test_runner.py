@@ -396,10 +396,10 @@ def test_json_data_single_answers_and_several_questions_a_row(toy):
     samples = BenchmarkSamples(load_benchmark("toy", toy / "eval"), toy / "data")
     found = [(s.id, s.question, s.references) for s in samples]
     assert found == [("7-0", "one", ["x"]), ("7-1", "two", ["x"]), ("8-0", "three", ["y"])]
-    assert samples.images(2)[0].size == (6, 4)
+    assert samples.images(samples[2])[0].size == (6, 4)
     (toy / "data/a.png").unlink()
     with pytest.raises(UserError, match=r"sample '8-0': image .*a\.png does not exist"):
-        samples.images(2)
+        samples.images(samples[2])
 
 
 def test_image_paths_stay_in_the_data_files_folder(toy):
@@ -415,12 +415,12 @@ def test_image_paths_stay_in_the_data_files_folder(toy):
     samples = BenchmarkSamples(strict, toy / "data")
     for index, message in enumerate(("lies outside .*allow_outside: true", "lies outside", "URLs are not fetched")):
         with pytest.raises(UserError, match=f"sample '{index}': image .*{message}"):
-            samples.images(index)
-    assert samples.images(3)[0].size == (6, 4)
+            samples.images(samples[index])
+    assert samples.images(samples[3])[0].size == (6, 4)
     (toy / "eval/benchmarks/toy.yaml").write_text(text + "allow_outside: true\n")
     open_to_all = load_benchmark("toy", toy / "eval")
     samples = BenchmarkSamples(open_to_all, toy / "data")
-    assert [samples.images(index)[0].size for index in (0, 1)] == [(6, 4)] * 2
+    assert [samples.images(samples[index])[0].size for index in (0, 1)] == [(6, 4)] * 2
     assert open_to_all.definition() == strict.definition()  # the same is measured
 
 

@@ -101,8 +101,8 @@ def test_patterns_and_ways_into_values():
 def test_a_list_of_images_goes_with_the_question_in_order(tmp_path):
     write(tmp_path / "x.jsonl", row(image=["2.png", "0.png"]), row(image=["1.png"]))
     samples = BenchmarkSamples(benchmark("x.jsonl"), tmp_path)
-    assert [[image.width for image in samples.images(sample.index)] for sample in samples] == [[3, 1], [2]]
-    assert [samples.count_images(sample.index) for sample in samples] == [2, 1]
+    assert [[image.width for image in samples.images(sample)] for sample in samples] == [[3, 1], [2]]
+    assert [samples.count_images(sample) for sample in samples] == [2, 1]
     write(tmp_path / "y.jsonl", row(image=["2.png"]), row(image=[]))
     assert "sample '1': no image in column 'image'; leave the row out" in refused(tmp_path, "y.jsonl")
 
@@ -113,7 +113,7 @@ def test_embedded_lists_of_images(tmp_path):
     features = {"question": Value("string"), "answer": Value("string"), "image": List(Image())}
     Dataset.from_dict(rows, features=Features(features)).to_parquet(tmp_path / "x.parquet")
     samples = BenchmarkSamples(benchmark("x.parquet"), tmp_path)
-    assert [[(i.width, i.mode) for i in samples.images(one.index)] for one in samples] == [
+    assert [[(i.width, i.mode) for i in samples.images(one)] for one in samples] == [
         [(2, "RGB"), (3, "RGB")],
         [(4, "RGB")],
     ]
@@ -124,7 +124,7 @@ def test_images_that_the_text_marks(tmp_path):
     pictures = {"one": "0.png", "two": "1.png"}
     write(tmp_path / "x.jsonl", row(question="<2> or <1>?", **pictures), row(question="<2>?", **pictures))
     samples = BenchmarkSamples(benchmark("x.jsonl", columns), tmp_path)
-    assert [[image.width for image in samples.images(sample.index)] for sample in samples] == [[1, 2], [2]]
+    assert [[image.width for image in samples.images(sample)] for sample in samples] == [[1, 2], [2]]
     write(tmp_path / "y.jsonl", row(question="<2>", **{**pictures, "two": None}))
     assert "sample '0': no image in column 'two'" in refused(tmp_path, "y.jsonl", columns)
     write(tmp_path / "z.jsonl", row(question="which?", **pictures))
@@ -136,7 +136,7 @@ def test_images_in_files_of_their_own(tmp_path):
     write(tmp_path / "x.jsonl", row(image="a"), row(image="b"), row(image="a"))
     images = {"data": "apart/*.jsonl", "id": "key", "image": "photo"}
     samples = BenchmarkSamples(benchmark("x.jsonl", images=images), tmp_path)
-    assert [samples.images(sample.index)[0].width for sample in samples] == [1, 2, 1]
+    assert [samples.images(sample)[0].width for sample in samples] == [1, 2, 1]
     write(tmp_path / "y.jsonl", row(image="c"))
     assert "sample '0': there is no image 'c'" in refused(tmp_path, "y.jsonl", images=images)
     assert "has no column 'kex'; did you mean 'key'?" in refused(tmp_path, "x.jsonl", images={**images, "id": "kex"})
